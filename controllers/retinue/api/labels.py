@@ -1,0 +1,31 @@
+"""The labels and annotations that Retinue writes: part of the API, because routers and dashboards select on them."""
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+RETINUE = "retinue"
+
+AGENT_POOL = "retinue.dev/agent-pool"
+ROLE = "retinue.dev/role"
+POOL = "retinue.dev/pool"
+POOL_KIND = "retinue.dev/pool-kind"
+TIER = "retinue.dev/tier"
+INSTANCE = "retinue.dev/instance"
+RANK = "retinue.dev/rank"
+REVISION = "retinue.dev/revision"
+NODE_CLASS = "retinue.dev/node-class"
+ROUTABLE = "retinue.dev/routable"
+
+POOL_KIND_PREFILL = "prefill"
+POOL_KIND_DECODE = "decode"
+POOL_KIND_TIER = "tier"
+
+# Annotations
+SPEC_HASH = "retinue.dev/spec-hash"
+DOMAIN = "retinue.dev/domain"
+DRAIN_STARTED = "retinue.dev/drain-started"
+FAULT = "retinue.dev/fault"
+
+PLACEMENT_GATE = "retinue.dev/placement"
+ENGINE_CONTAINER = "engine"
+TIER_CONTAINER = "tier"
+HTTP_PORT_NAME = "http"
+HTTP_PORT = 8000

@@ -1,0 +1,161 @@
+"""Scalars and small blocks that several kinds share, and the base class of all models."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from retinue.api.markers import Cel, MaxProperties, Pattern
+
+
+class Model(BaseModel):
+    """Base of every API type: frozen, camelCase on the wire; fields that a newer CRD added are ignored."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON object as the API server stores it: camelCase, without absent fields."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+Name = Annotated[
+    str,
+    Pattern(
+        r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "must be lower case letters, digits and '-', such as gb300 or warm-tier"
+    ),
+    Field(min_length=1, max_length=63),
+]
+# Names from which pod names are made keep room for "-prefill-NNN-NN".
+ShortName = Annotated[
+    str,
+    Pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "must be lower case letters, digits and '-', such as primary"),
+    Field(min_length=1, max_length=40),
+]
+Text = Annotated[str, Field(min_length=1, max_length=512)]
+Duration = Annotated[
+    str,
+    Pattern(r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$", "must be a duration such as 500ms, 30s, 5m or 1h30m"),
+    Field(max_length=24),
+]
+Quantity = Annotated[
+    str,
+    Pattern(r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$", "must be a quantity of bytes such as 512Gi or 2Ti"),
+    Field(max_length=24),
+]
+TokenCount = Annotated[
+    str,
+    Pattern(r"^[0-9]+(\.[0-9]+)?[kM]?$", "must be a number of tokens such as 20000, 20k or 1M"),
+    Field(max_length=16),
+]
+Ratio = Annotated[
+    str,
+    Pattern(r"^(0(\.[0-9]{1,6})?|1(\.0{1,6})?)$", 'must be a ratio from 0 to 1 as a string, such as "0.95"'),
+    Field(max_length=10),
+]
+Decimal = Annotated[
+    str,
+    Pattern(
+        r"^[0-9]{1,9}(\.[0-9]{1,6})?$", 'must be a non-negative decimal number as a string, such as "24" or "1.25"'
+    ),
+    Field(max_length=18),
+]
+LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
+LabelValue = Annotated[str, Field(max_length=63)]
+LabelMap = Annotated[dict[LabelKey, LabelValue], MaxProperties(32)]
+ResourceName = Annotated[
+    str,
+    Pattern(
+        r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        "must be a qualified resource name such as nvidia.com/gpu",
+    ),
+    Field(max_length=128),
+]
+
+
+class TolerationOperator(StrEnum):
+    EXISTS = "Exists"
+    EQUAL = "Equal"
+
+
+class TaintEffect(StrEnum):
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
+class Toleration(Model):
+    """A taint that the pods of this class tolerate (core/v1 Toleration)."""
+
+    key: Annotated[str, Field(max_length=317)] | None = None
+    operator: TolerationOperator = TolerationOperator.EQUAL
+    value: LabelValue | None = None
+    effect: TaintEffect | None = None
+    toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+
+
+class EnvVar(Model):
+    """One environment variable with a literal value; anything richer goes into podTemplate."""
+
+    name: Annotated[
+        str,
+        Pattern(r"^[A-Za-z_][A-Za-z0-9_]*$", "must be a C identifier such as HF_HOME"),
+        Field(min_length=1, max_length=128),
+    ]
+    value: Annotated[str, Field(max_length=4096)] = ""
+
+
+class ObjectRef(Model):
+    """The name of an object in the same namespace."""
+
+    name: Name
+
+
+class Condition(Model):
+    """A standard Kubernetes condition (meta/v1)."""
+
+    type: Annotated[str, Field(max_length=64)]
+    status: Annotated[str, Field(max_length=16)]
+    reason: Annotated[str, Field(max_length=128)]
+    message: Annotated[str, Field(max_length=4096)] = ""
+    observed_generation: int | None = None
+    last_transition_time: Annotated[str, Field(max_length=40)]
+
+
+class Metadata(Model):
+    """What the core needs of an object's metadata."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    creation_timestamp: str = ""
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+__all__ = [
+    "Cel",
+    "Condition",
+    "Decimal",
+    "Duration",
+    "EnvVar",
+    "LabelKey",
+    "LabelMap",
+    "LabelValue",
+    "Metadata",
+    "Model",
+    "Name",
+    "ObjectRef",
+    "Quantity",
+    "Ratio",
+    "ResourceName",
+    "ShortName",
+    "TaintEffect",
+    "Text",
+    "TokenCount",
+    "Toleration",
+    "TolerationOperator",
+]

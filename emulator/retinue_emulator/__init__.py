@@ -1,0 +1,1 @@
+"""Everything that stands in for hardware and users: node plugin, simulated engines, replay, loopback control plane."""

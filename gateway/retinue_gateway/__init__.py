@@ -1,0 +1,1 @@
+"""The session-aware, OpenAI-compatible front door of an agent inference cluster."""
