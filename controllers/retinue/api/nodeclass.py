@@ -19,7 +19,6 @@ from retinue.api.types import (
     Toleration,
 )
 
-
 GigabytesPerSecond = Annotated[int, Field(ge=1, le=10000000)]
 
 
