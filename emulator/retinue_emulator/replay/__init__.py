@@ -1,0 +1,1 @@
+"""Replay: recorded and generated agent sessions, driven against a gateway the way a harness would drive it."""
