@@ -1,4 +1,4 @@
-"""What every planner returns: objects to have, objects to remove, the status to show, events, and when to look again."""
+"""What every planner returns: objects to have and to remove, the status to show, events, and when to look again."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
