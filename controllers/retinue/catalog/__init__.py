@@ -1,0 +1,1 @@
+"""Models and device presets as data, and their loader."""

@@ -1,0 +1,1 @@
+"""What serving costs: time (a compact performance model) and money."""

@@ -1,0 +1,1 @@
+"""The simulated engine and the simulated tier server: real HTTP, real metric names, modelled time."""
