@@ -1,0 +1,2 @@
+// Package etcd pins the etcd server of the loopback control plane.
+package etcd
