@@ -127,20 +127,21 @@ def _gap(row: Row, before: Request | None, start_ms: float) -> tuple[float, GapK
 
 
 def dump(trace: Trace, *, compact: bool = False) -> Iterator[str]:
-    """Lines (with newline) in the trace's session order interleaved by ``seq``; the same trace gives the same bytes.
+    """Lines (with newline), family by family in the order of ``seq``; the same trace gives the same bytes.
 
     ``compact`` writes block ids as ``hash_runs`` ([first, count] pairs): about a hundredth of the size, but only this
     package reads it.
     """
     branches = _branches(trace)
-    rows: list[tuple[int, str]] = []
-    for session in trace.sessions:
-        before: Request | None = None
-        for request in session.requests:
-            rows.append((request.seq, _line(request, session, before, branches.get(request.id, []), compact)))
-            before = request
-    rows.sort(key=lambda row: row[0])
-    return (line for _, line in rows)
+    for family in trace.families().values():
+        rows: list[tuple[int, str]] = []
+        for session in family:
+            before: Request | None = None
+            for request in session.requests:
+                rows.append((request.seq, _line(request, session, before, branches.get(request.id, []), compact)))
+                before = request
+        rows.sort(key=lambda row: row[0])
+        yield from (line for _, line in rows)
 
 
 def write(trace: Trace, path: Path, *, compact: bool = False) -> None:

@@ -19,7 +19,7 @@ from retinue_emulator.replay.rows import Row
 
 BLOCK_SIZE = 512
 SCOPE = "mooncake"
-_ANSWER_IDS = 1 << 40
+_ANSWER_IDS = 1 << 39
 """First id of the blocks filled by answers: far above any id in a trace."""
 
 

@@ -96,7 +96,7 @@ class Row:
         return value
 
     def ids(self, field: str) -> list[int]:
-        """A list of whole numbers (block ids); absent means none."""
+        """A list of block ids; absent means none."""
         if field not in self:
             return []
         value = self._value(field)
@@ -104,8 +104,8 @@ class Row:
             raise self.error(field, f"must be a list, not {value!r}")
         ids: list[int] = []
         for i, item in enumerate(value):
-            if isinstance(item, bool) or not isinstance(item, int):
-                raise self.error(f"{field}[{i}]", f"must be a whole number, not {item!r}")
+            if isinstance(item, bool) or not isinstance(item, int) or item < 0:
+                raise self.error(f"{field}[{i}]", f"must be a whole number of zero or more, not {item!r}")
             ids.append(item)
         return ids
 
@@ -119,7 +119,7 @@ class Row:
         runs: list[tuple[int, int]] = []
         for i, item in enumerate(value):
             match item:
-                case [int(first), int(count)] if count > 0:
+                case [int(first), int(count)] if first >= 0 and count > 0:
                     runs.append((first, count))
                 case _:
                     raise self.error(f"{field}[{i}]", f"must be [first id, count above zero], not {item!r}")

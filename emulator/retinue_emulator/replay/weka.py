@@ -62,17 +62,22 @@ class _Child:
 
 def load(path: Path, rows: Iterable[Row]) -> Trace:
     """All sessions of the file, sub-agents right after their parent; every family starts at 0."""
-    return make_trace(path.name, "weka", (session for row in rows for session in _family(row)))
+    sessions: list[Session] = []
+    seq = 0
+    for row in rows:
+        family = _family(row, seq)
+        seq += sum(len(session.requests) for session in family)
+        sessions.extend(family)
+    return make_trace(path.name, "weka", sessions)
 
 
-def _family(row: Row) -> list[Session]:
+def _family(row: Row, seq: int) -> list[Session]:
     name = row.text("id")
     block_size = row.count("block_size")
     if block_size == 0:
         raise row.error("block_size", "must be above zero")
     main: list[_Turn] = []
     children: list[_Child] = []
-    seq = 0
     for entry in row.rows("requests"):
         blank = Request(
             id=f"{name}/{len(main)}", session=name, parent=None, role=MAIN_ROLE, model="", t=0.0, gap=0.0,
