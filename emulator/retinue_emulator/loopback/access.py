@@ -93,7 +93,8 @@ class ClusterAccess:
     def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
         """A kubeconfig that acts as a service account that exists, with a token valid for 24 hours.
 
-        Uses the TokenRequest API and creates nothing else in the cluster. Raises KubectlError when there is no such account.
+        Uses the TokenRequest API and creates nothing else in the cluster. Raises KubectlError when there is no such
+        account.
         """
         token = self.kubectl("create", "token", name, f"--namespace={namespace}", f"--duration={_TOKEN_DURATION}")
         text = render_kubeconfig(

@@ -47,7 +47,7 @@ def render_policy() -> str:
 
 
 def read_events(log: Path) -> Iterator[AuditEvent]:
-    """The events in the log so far, oldest first; empty while there is no log. A line being written is left for later."""
+    """The events in the log so far, oldest first; none while there is no log. A half-written line is left for later."""
     try:
         lines = log.read_bytes().split(b"\n")
     except FileNotFoundError:

@@ -30,8 +30,9 @@ async def ensure_tools(
 ) -> dict[str, Path]:
     """Paths of the named tools by name; what no look-up finds is built first (minutes when Go's caches are cold).
 
-    Two processes never build at once: the second waits and then finds what the first has built. An interrupted build goes on
-    with the first missing binary. Must run in the main thread. Raises LoopbackError with one line that says what is missing.
+    Two processes never build at once: the second waits and then finds what the first has built. An interrupted build
+    goes on with the first missing binary. Must run in the main thread. Raises LoopbackError with one line that says
+    what is missing.
     """
     environ = os.environ if environ is None else environ
     search = current_search(environ)

@@ -1,4 +1,4 @@
-"""The keys of one control plane: a CA, a serving certificate for 127.0.0.1 and the key that signs service-account tokens."""
+"""The keys of one control plane: a CA, a certificate for 127.0.0.1 and the key that signs service-account tokens."""
 
 import datetime
 import ipaddress

@@ -1,4 +1,4 @@
-"""A real Kubernetes control plane on 127.0.0.1: etcd, API server, controller manager and scheduler as child processes."""
+"""A real Kubernetes control plane on 127.0.0.1: etcd, API server, controller manager and scheduler as children."""
 
 import asyncio
 import datetime
@@ -31,17 +31,21 @@ from .toolset import CONTROL_PLANE_TOOLS
 _LOGGER = logging.getLogger(__name__)
 _START_ATTEMPTS = 5
 _READY_SECONDS = 90.0
-_GRACE_SECONDS = 5.0
+# An API server with open watches would take up to a minute; etcd has every answered write already.
+_GRACE_SECONDS = 3.0
 _WATCH_SECONDS = 0.5
+# Signals that a component survives.
+_HARMLESS = frozenset({signal.SIGSTOP, signal.SIGCONT})
 
 
 class ControlPlane(ClusterAccess):
     """One control plane; `async with ControlPlane() as cluster:` starts and stops it.
 
-    Nothing is tied to an event loop, so it may be started in one loop and stopped in another. It must be started in the main
-    thread (see ChildProcess.spawn); its processes die with this one even when this one is killed.
+    Nothing is tied to an event loop, so it may be started in one loop and stopped in another. It must be started in
+    the main thread (see ChildProcess.spawn); its processes die with this one even when this one is killed.
 
-    state: folder for data, keys and logs. Given, it is kept, and a later start on it continues with the same objects and
+    state: folder for data, keys and logs. Given, it is kept, and a later start on it continues with the same objects
+    and
         tokens. By default a temporary folder, removed at a clean stop unless `keep`; after a failure its logs stay.
     audit: record every write request, see `audit_events`.
     extra_args: more command-line arguments by component name; they win over the built-in ones.
@@ -73,6 +77,8 @@ class ControlPlane(ClusterAccess):
         self._launch: Launch | None = None
         self._lock: IO[str] | None = None
         self._children: dict[str, ChildProcess] = {}
+        # Components that the caller took down; all others are expected to run.
+        self._down: set[str] = set()
 
     @property
     def state(self) -> Path:
@@ -166,19 +172,30 @@ class ControlPlane(ClusterAccess):
             _LOGGER.warning("the logs of the loopback control plane are kept in %s", self.logs)
 
     def kill(self, component: str, sig: signal.Signals = signal.SIGKILL) -> None:
-        """Sends a signal to a component and returns at once; a component that has ended stays down."""
-        self._child(component).send(sig)
+        """Sends a signal to a component and returns at once; one that ends of it stays down until `start_component`."""
+        child = self._child(component)
+        if sig not in _HARMLESS:
+            self._down.add(component)
+        child.send(sig)
 
     async def start_component(self, component: str, *, timeout: float = _READY_SECONDS) -> None:
-        """Starts a component that was killed or stopped, on its old port and data, and waits until it is ready."""
-        child = self._child(component)
-        if child.exit_code() is None:
-            await child.wait(_GRACE_SECONDS)
+        """Starts a component that was killed or stopped, on its old port and data, and waits until it is ready.
+
+        Others that have ended meanwhile without being asked are started again too, as a kubelet would do: a controller
+        manager gives up when the API server goes away while it starts.
+        """
+        # A killed process may still be about to end.
+        await self._child(component).wait(_GRACE_SECONDS)
         self._spawn(component, self._started())
         await self._wait_component(component, timeout)
+        for other, child in list(self._children.items()):
+            if other not in self._down and child.exit_code() is not None:
+                self._spawn(other, self._started())
+                await self._wait_component(other, timeout)
 
     async def stop_component(self, component: str) -> None:
-        """Stops one component in order and leaves it down."""
+        """Stops one component in order and leaves it down until `start_component`."""
+        self._down.add(component)
         await self._child(component).stop(_GRACE_SECONDS)
 
     async def restart(self, component: str, *, timeout: float = _READY_SECONDS) -> None:
@@ -188,9 +205,8 @@ class ControlPlane(ClusterAccess):
 
     async def wait_ready(self, timeout: float = _READY_SECONDS) -> None:
         """Returns when every component is ready. Raises LoopbackError when one has ended or takes too long."""
-        async with asyncio.TaskGroup() as group:
-            for component in COMPONENTS:
-                group.create_task(self._wait_component(component, timeout))
+        for component in COMPONENTS:
+            await self._wait_component(component, timeout)
 
     async def run_until_failure(self) -> None:
         """Returns never; raises LoopbackError as soon as a component ends by itself."""
@@ -241,6 +257,7 @@ class ControlPlane(ClusterAccess):
         self._children[component] = ChildProcess.spawn(
             component, launch.argv(component), log=self.layout.log(component), cwd=self.state, env=environ
         )
+        self._down.discard(component)
 
     async def _wait_component(self, component: str, timeout: float) -> None:
         launch = self._started()
@@ -264,6 +281,7 @@ class ControlPlane(ClusterAccess):
                 child.send(signal.SIGKILL)
             raise
         self._children.clear()
+        self._down.clear()
 
     def _started(self) -> Launch:
         if self._launch is None:

@@ -4,8 +4,8 @@
 class LoopbackError(Exception):
     """Something the loopback control plane needs is missing or failed.
 
-    `message` says what is wrong, `remedy` what the user can do; `str()` joins them into one line. Commands print that line
-    and exit with status 1; they never show a traceback for it.
+    `message` says what is wrong, `remedy` what the user can do; `str()` joins them into one line. Commands print that
+    line and exit with status 1; they never show a traceback for it.
     """
 
     def __init__(self, message: str, remedy: str) -> None:

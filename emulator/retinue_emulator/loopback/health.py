@@ -31,8 +31,8 @@ async def wait_healthy(
 ) -> None:
     """Returns once `url` answers 200.
 
-    Raises PortTakenError when the child ended because its port is in use, and LoopbackError when it ended for another reason or
-    does not answer within `timeout` seconds.
+    Raises PortTakenError when the child ended because its port is in use, and LoopbackError when it ended for another
+    reason or does not answer within `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
     reason = "no answer"

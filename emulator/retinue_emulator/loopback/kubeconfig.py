@@ -1,4 +1,4 @@
-"""Kubeconfig files: one cluster, one bearer token, everything embedded, so that the file works wherever it is copied."""
+"""Kubeconfig files: one cluster, one bearer token, everything embedded, so that the file works wherever it is."""
 
 import base64
 

@@ -66,8 +66,8 @@ def current_search(environ: Mapping[str, str] | None = None) -> Search:
 def find(tool: Tool, search: Search) -> Location | None:
     """The first place that has the tool, or None when it must be built.
 
-    Raises LoopbackError when the user named a place explicitly and it cannot be used: building silently instead would hide
-    the mistake.
+    Raises LoopbackError when the user named a place explicitly and it cannot be used: building silently instead would
+    hide the mistake.
     """
     for source, look_up in LOOK_UPS:
         path = look_up(tool, search)

@@ -24,8 +24,9 @@ def ephemeral_range() -> tuple[int, int]:
 def candidate_ports(ephemeral: tuple[int, int]) -> range:
     """Ports to choose from, outside the ephemeral range where there are enough of them.
 
-    Inside it, a client that keeps reconnecting to a server that is down may be given the server's own port as its source
-    port, connect to itself, and so keep the server from coming back. That happens in tests which stop the API server.
+    Inside it, a client that keeps reconnecting to a server that is down may be given the server's own port as its
+    source port, connect to itself, and so keep the server from coming back. That happens in tests which stop the API
+    server.
     """
     low, high = ephemeral
     for candidates in (range(_LOWEST, min(low, 65536)), range(max(high + 1, _LOWEST), 65536)):

@@ -1,4 +1,4 @@
-"""Child processes that never outlive this one: own session, killed by the kernel when the parent dies, stopped in order."""
+"""Child processes that never outlive this one: own session, stopped in order, killed by the kernel if we die."""
 
 import asyncio
 import ctypes
@@ -31,8 +31,8 @@ def require_linux() -> None:
 class ChildProcess:
     """A running child with its output in a log file.
 
-    Create it with `spawn`. The child is in a session of its own, so Ctrl-C in a terminal reaches only the parent, which then
-    stops its children in the order it wants.
+    Create it with `spawn`. The child is in a session of its own, so Ctrl-C in a terminal reaches only the parent,
+    which then stops its children in the order it wants.
     """
 
     def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
@@ -52,8 +52,9 @@ class ChildProcess:
     ) -> "ChildProcess":
         """Starts `argv` and appends both of its outputs to `log`.
 
-        Must run in the main thread: the kernel ties the death signal to the *thread* that forked, so a child of a worker
-        thread would be killed as soon as that thread ends. Raises LoopbackError otherwise, or when the program cannot run.
+        Must run in the main thread: the kernel ties the death signal to the *thread* that forked, so a child of a
+        worker thread would be killed as soon as that thread ends. Raises LoopbackError otherwise, or when the program
+        cannot run.
         """
         require_linux()
         if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""How a long build tells the user that it is alive: a live line on a terminal, a plain line every ten seconds elsewhere."""
+"""How a long build shows that it is alive: a live line on a terminal, a plain line every ten seconds elsewhere."""
 
 import sys
 import time
@@ -64,8 +64,9 @@ class TerminalReporter:
     def begin(self, step: str) -> None:
         self.close()
         self._step, self._began = step, time.monotonic()
-        self._status = self._console.status(escape(step))
-        self._status.start()
+        status = self._console.status(escape(step))
+        status.start()
+        self._status = status
 
     def update(self, detail: str) -> None:
         if self._status is not None:

@@ -1,4 +1,4 @@
-"""A Prometheus server as a child process that scrapes the pods of a cluster, can be stopped and started, and be asked."""
+"""A Prometheus server as a child process that scrapes the pods of a cluster and can be asked, stopped and started."""
 
 import logging
 import math
@@ -139,8 +139,8 @@ class PrometheusServer:
     async def query(self, promql: str) -> list[Sample]:
         """Evaluates an instant query now.
 
-        Returns one sample per series, [] when there is none; a scalar is one sample without labels. Raises LoopbackError when the
-        server cannot be reached or refuses the query.
+        Returns one sample per series, [] when there is none; a scalar is one sample without labels. Raises
+        LoopbackError when the server cannot be reached or refuses the query.
         """
         data = await self._get("/api/v1/query", {"query": promql})
         if data["resultType"] == "scalar":

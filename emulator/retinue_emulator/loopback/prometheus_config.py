@@ -35,7 +35,8 @@ class StaticTarget:
 def render_config(*, kubeconfig: Path | None, targets: Sequence[StaticTarget], scrape_interval: str) -> str:
     """The text of prometheus.yml.
 
-    `kubeconfig` is where pods are discovered, None for no discovery; `scrape_interval` is a Prometheus duration such as `1s`.
+    `kubeconfig` is where pods are discovered, None for no discovery; `scrape_interval` is a Prometheus duration such
+    as `1s`.
     """
     jobs: dict[str, list[str]] = {}
     for target in targets:

@@ -35,8 +35,8 @@ def go_version(output: str) -> tuple[int, int] | None:
 def build_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The caller's environment with everything fixed that would change what is built.
 
-    Proxy and cache settings stay as the user has them. A toolchain is never fetched behind the user's back, and the output is
-    always for this machine.
+    Proxy and cache settings stay as the user has them. A toolchain is never fetched behind the user's back, and the
+    output is always for this machine.
     """
     cleared = ("GOOS", "GOARCH", "GOEXPERIMENT", "GOROOT")
     kept = {name: value for name, value in environ.items() if name not in cleared}
@@ -67,7 +67,8 @@ def _is_new_enough(go: Path, environ: Mapping[str, str]) -> bool:
 
 
 def _installed_go(folder: Path) -> Path | None:
-    # The toolchain itself, not the wheel's start script: that one would name its interpreter by a path which may be too long.
+    # The toolchain itself, not the wheel's start script: that one would name its interpreter by a path which may be
+    # too long.
     return next(iter(sorted(folder.glob("lib*/python*/site-packages/go/bin/go"))), None)
 
 

@@ -1,7 +1,8 @@
-"""Which binaries the loopback control plane consists of, at which versions and with which build flags, and their cache key.
+"""Which binaries the loopback control plane consists of, their versions and build flags, and their cache key.
 
-Versions and flags are chosen to equal those of other builds of the same binaries on a developer's machine, so that Go's own
-build cache serves both. Each module folder under `modules/` holds go.mod and go.sum, which pin every dependency by hash.
+Versions and flags are chosen to equal those of other builds of the same binaries on a developer's machine, so that
+Go's own build cache serves both. Each module folder under `modules/` holds go.mod and go.sum, which pin every
+dependency by hash.
 """
 
 import hashlib
@@ -83,7 +84,7 @@ CONTROL_PLANE_TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager", "kub
 
 def module_files(module: GoModule) -> dict[str, bytes]:
     """The files of a module folder by file name, read from the installed package."""
-    folder = resources.files(__package__).joinpath("modules", module.name)
+    folder = resources.files("retinue_emulator.loopback").joinpath("modules", module.name)
     return {
         entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.name.endswith((".mod", ".sum", ".go"))
     }
@@ -92,8 +93,8 @@ def module_files(module: GoModule) -> dict[str, bytes]:
 def cache_key(tools: Iterable[Tool], files: Mapping[str, Mapping[str, bytes]], platform: str) -> str:
     """16 hex digits that change with any version, build flag, module file or platform.
 
-    `files` maps a module's name to its files by name; `platform` is a word such as `linux-x86_64`, because a home directory
-    may be shared between machines.
+    `files` maps a module's name to its files by name; `platform` is a word such as `linux-x86_64`, because a home
+    directory may be shared between machines.
     """
     digest = hashlib.sha256(platform.encode())
     for tool in tools:
