@@ -7,6 +7,7 @@ from .controlplane import ControlPlane
 from .errors import LoopbackError
 from .prometheus import PrometheusServer, Sample
 from .prometheus_config import StaticTarget
+from .waiting import eventually
 
 __all__ = [
     "AuditEvent",
@@ -18,4 +19,5 @@ __all__ = [
     "Sample",
     "StaticTarget",
     "ensure_tools",
+    "eventually",
 ]
