@@ -34,9 +34,7 @@ def _run(work: Coroutine[object, object, T]) -> T:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Remembers that something failed, so that the logs of the session are worth keeping."""
     report = yield
     if report.failed:

@@ -1,10 +1,10 @@
 """The loopback control plane and its Prometheus are real, limited by RBAC, restartable, and leave nothing behind."""
 
 import asyncio
+import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -29,6 +29,7 @@ from retinue_emulator.loopback import (
 from retinue_emulator.loopback.components import API_SERVER, COMPONENTS
 from retinue_emulator.loopback.ports import pick_ports
 from retinue_emulator.loopback.process import ChildProcess
+from retinue_emulator.loopback.progress import PlainReporter
 from retinue_emulator.loopback.prometheus_config import render_config
 
 pytestmark = pytest.mark.component
@@ -210,16 +211,14 @@ async def test_arguments_of_a_component_can_be_overridden_and_a_bad_one_is_expla
 )
 async def test_no_component_outlives_its_parent(sig: signal.Signals, status: int, tmp_path: Path) -> None:
     await ensure_tools()
-    parent = subprocess.Popen(
-        [sys.executable, "-m", "retinue_emulator.loopback", "up", "--state", str(tmp_path / "state")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+    command = ["-m", "retinue_emulator.loopback", "up", "--state", str(tmp_path / "state")]
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         assert parent.stdout is not None
-        line = await asyncio.to_thread(parent.stdout.readline)
-        assert line.strip() == f"export KUBECONFIG={tmp_path / 'state' / 'kubeconfig'}"
+        line = await parent.stdout.readline()
+        assert line.decode().strip() == f"export KUBECONFIG={tmp_path / 'state' / 'kubeconfig'}"
         children = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent_of(pid) == parent.pid]
         assert len(children) == len(COMPONENTS)
         parent.send_signal(sig)
@@ -228,10 +227,11 @@ async def test_no_component_outlives_its_parent(sig: signal.Signals, status: int
             return not [pid for pid in children if alive(pid)]
 
         await eventually(gone, what=f"the end of all components after {sig.name}", timeout=30)
-        assert await asyncio.to_thread(parent.wait, 30) == status
+        assert await parent.wait() == status
     finally:
-        parent.kill()
-        parent.wait()
+        if parent.returncode is None:
+            parent.kill()
+            await parent.wait()
 
 
 def parent_of(pid: int) -> int | None:
@@ -346,8 +346,17 @@ async def test_promtool_accepts_the_generated_configuration(tmp_path: Path) -> N
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text("{}")
     config.write_text(render_config(kubeconfig=kubeconfig, targets=targets, scrape_interval="500ms"))
-    checked = subprocess.run([promtool, "check", "config", str(config)], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    check = await asyncio.create_subprocess_exec(
+        promtool, "check", "config", str(config), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await check.communicate()
+    assert check.returncode == 0, output.decode()
+
+
+async def test_without_go_and_without_a_package_index_there_is_one_clear_line(tmp_path: Path) -> None:
+    environ = {"PATH": "", "HOME": str(tmp_path), "PIP_NO_INDEX": "1"}
+    with pytest.raises(LoopbackError, match=r"^there is no Go >= 1\.26 in PATH and pip cannot .*: install Go 1\.26"):
+        await ensure_tools(("etcd",), environ=environ, reporter=PlainReporter(io.StringIO()))
 
 
 @asynccontextmanager

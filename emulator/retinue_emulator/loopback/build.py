@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 from .errors import LoopbackError
@@ -40,11 +40,11 @@ async def ensure_tools(
     found, missing = find_all(wanted, search)
     if missing:
         require_linux()
-        if reporter is None:
-            with standard_reporter() as standard:
-                await _build_missing(wanted, search, standard)
-        else:
-            await _build_missing(wanted, search, reporter)
+        try:
+            with standard_reporter() if reporter is None else nullcontext(reporter) as progress:
+                await _build_missing(wanted, search, progress)
+        except OSError as error:
+            raise _unwritable(search.cache, error) from error
         found, missing = find_all(wanted, search)
         if missing:
             raise LoopbackError(f"{', '.join(missing)} vanished after the build", f"look into {search.cache}")
@@ -52,13 +52,7 @@ async def ensure_tools(
 
 
 async def _build_missing(wanted: tuple[str, ...], search: Search, reporter: Reporter) -> None:
-    try:
-        search.bin.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LoopbackError(
-            f"the cache folder {search.bin} cannot be made ({error.strerror})",
-            "set XDG_CACHE_HOME to a writable folder",
-        ) from error
+    search.bin.mkdir(parents=True, exist_ok=True)
     async with _build_lock(search.cache / "lock", reporter):
         _, missing = find_all(wanted, search)
         if not missing:
@@ -125,6 +119,15 @@ def _write_module(module: GoModule, folder: Path) -> Path:
     for name, content in module_files(module).items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def _unwritable(folder: Path, error: OSError) -> LoopbackError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _no_space(folder)
+    return LoopbackError(
+        f"the cache folder {folder} cannot be used ({error.strerror or error})",
+        "set XDG_CACHE_HOME to a writable folder",
+    )
 
 
 def _no_space(folder: Path) -> LoopbackError:

@@ -127,7 +127,13 @@ class ControlPlane(ClusterAccess):
         tools = await ensure_tools(CONTROL_PLANE_TOOLS, environ=self._environ, reporter=self._reporter)
         self.kubectl_path = tools["kubectl"]
         try:
-            self._prepare_state()
+            try:
+                self._prepare_state()
+            except OSError as error:
+                raise LoopbackError(
+                    f"the state folder {self.state} cannot be used ({error.strerror or error})",
+                    "choose a writable folder with free space (TMPDIR is where temporary ones go)",
+                ) from error
             credentials = certificates.load_or_create(self.layout.credentials, datetime.datetime.now(datetime.UTC))
             for attempt in range(1, _START_ATTEMPTS + 1):
                 launch = Launch(tools, Ports(*pick_ports(5)), self.layout, credentials, self._audit, self._extra)

