@@ -11,6 +11,7 @@ class Manager(StrEnum):
     """Field managers of server-side apply: one per writer, so that other writers keep the fields they own."""
 
     OPERATOR = "retinue"
+    INSTANCE = "retinue-instance"
     AUTOSCALER = "retinue-autoscaler"
     STATUS = "retinue-status"
 

@@ -1,0 +1,55 @@
+"""The simulated engine and tier server: their command lines. They speak vLLM's API and metric names."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from retinue.api.pool import Connector, ModelSpec, Parallelism
+from retinue.catalog.load import CUSTOM_DEVICE
+
+DEFAULT_IMAGE = "retinue/emulator:0.1.0"
+ENGINE_COMMAND = ("retinue-emulator", "engine")
+TIER_COMMAND = ("retinue-emulator", "tier")
+
+
+def engine_args(
+    *,
+    role: str,
+    model: ModelSpec,
+    parallelism: Parallelism,
+    connector: Connector,
+    preset: str | None,
+    device_overrides: Mapping[str, Any],
+    host_cache_bytes: int,
+    tiers: tuple[tuple[str, str], ...],
+    port: int,
+    extra: tuple[str, ...],
+) -> tuple[str, ...]:
+    """The arguments of one engine; the user's own come last and win."""
+    args = [
+        f"--role={role}",
+        f"--model={model.name}",
+        f"--served-model-name={model.name}",
+        f"--precision={model.precision}",
+        f"--kv-precision={model.kv_precision}",
+        f"--context-window={model.context_window}",
+        f"--tensor={parallelism.tensor}",
+        f"--pipeline={parallelism.pipeline}",
+        f"--data={parallelism.data}",
+        f"--expert={parallelism.expert}",
+        f"--context={parallelism.context}",
+        f"--devices={parallelism.devices}",
+    ]
+    args.append(f"--device={preset or CUSTOM_DEVICE}")
+    if device_overrides:
+        args.append(f"--device-facts={json.dumps(device_overrides, sort_keys=True, separators=(',', ':'))}")
+    args.append(f"--host-cache-bytes={host_cache_bytes}")
+    args.extend(f"--tier={name}={address}" for name, address in tiers)
+    args.append(f"--kv-connector={connector}")
+    args.append(f"--port={port}")
+    return (*args, *extra)
+
+
+def tier_args(*, capacity_bytes: int, port: int) -> tuple[str, ...]:
+    """The arguments of one tier server."""
+    return (f"--capacity-bytes={capacity_bytes}", f"--port={port}")

@@ -1,0 +1,1 @@
+"""NodeClass: which nodes belong to it, what they offer, and its status."""

@@ -1,0 +1,110 @@
+"""Nodes and the pods that hold their devices, as plain values read from the API server's objects."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from retinue.api import labels
+from retinue.api.types import Toleration, TolerationOperator
+from retinue.api.units import quantity
+from retinue.plan import Manifest
+
+_TERMINAL = ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class Taint:
+    key: str
+    effect: str
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node: labels, taints, readiness and what it can give to pods (whole units; memory in bytes)."""
+
+    name: str
+    labels: Mapping[str, str]
+    ready: bool
+    schedulable: bool
+    taints: tuple[Taint, ...] = ()
+    allocatable: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def usable(self) -> bool:
+        return self.ready and self.schedulable
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What one pod takes from a node, or (node is None) from a domain that was promised to it."""
+
+    pod: str
+    node: str | None
+    node_class: str
+    domain: str | None
+    requests: Mapping[str, int]
+
+
+def node_from(manifest: Manifest) -> Node:
+    """A Node from the wire. Quantities that cannot be read count as absent, never as zero free."""
+    meta, spec, status = manifest["metadata"], manifest.get("spec", {}), manifest.get("status", {})
+    ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions", []))
+    return Node(
+        name=meta["name"],
+        labels=meta.get("labels", {}),
+        ready=ready,
+        schedulable=not spec.get("unschedulable", False),
+        taints=tuple(Taint(t["key"], t["effect"], t.get("value", "")) for t in spec.get("taints", [])),
+        allocatable=_quantities(status.get("allocatable", {})),
+    )
+
+
+def hold_from(pod: Manifest) -> Hold | None:
+    """What a pod holds: None for one that has ended or still waits behind the placement gate."""
+    spec, meta = pod.get("spec", {}), pod["metadata"]
+    if pod.get("status", {}).get("phase") in _TERMINAL or spec.get("schedulingGates"):
+        return None
+    requests: dict[str, int] = {}
+    for container in spec.get("containers", []):
+        resources = container.get("resources", {})
+        wanted = {**resources.get("limits", {}), **resources.get("requests", {})}
+        for name, value in _quantities(wanted).items():
+            requests[name] = requests.get(name, 0) + value
+    return Hold(
+        pod=f"{meta.get('namespace', '')}/{meta['name']}",
+        node=spec.get("nodeName"),
+        node_class=meta.get("labels", {}).get(labels.NODE_CLASS, ""),
+        domain=meta.get("annotations", {}).get(labels.DOMAIN),
+        requests=requests,
+    )
+
+
+def holds_from(pods: Iterable[Manifest]) -> tuple[Hold, ...]:
+    """The holds of all pods that hold something."""
+    return tuple(hold for hold in map(hold_from, pods) if hold is not None)
+
+
+def tolerated(taints: Iterable[Taint], tolerations: Iterable[Toleration]) -> bool:
+    """Whether every taint that keeps pods away is tolerated (core/v1 semantics; PreferNoSchedule never blocks)."""
+    known = tuple(tolerations)
+    return all(taint.effect == "PreferNoSchedule" or any(_matches(taint, t) for t in known) for taint in taints)
+
+
+def _matches(taint: Taint, toleration: Toleration) -> bool:
+    if toleration.effect is not None and toleration.effect != taint.effect:
+        return False
+    if toleration.key is None:
+        return toleration.operator == TolerationOperator.EXISTS
+    if toleration.key != taint.key:
+        return False
+    return toleration.operator == TolerationOperator.EXISTS or (toleration.value or "") == taint.value
+
+
+def _quantities(raw: Mapping[str, object]) -> dict[str, int]:
+    read: dict[str, int] = {}
+    for name, value in raw.items():
+        try:
+            read[name] = quantity(str(value))
+        except ValueError:
+            continue
+    return read

@@ -1,0 +1,1 @@
+"""What prefill and decode pools share: instances of pods, their placement, restart, drain and rollout."""

@@ -1,0 +1,212 @@
+"""The objects of a pool: one function per object."""
+
+import copy
+from typing import Any
+
+from retinue.api import GROUP, VERSION, labels
+from retinue.api.kvcachetier import Medium
+from retinue.engines.launch import Launch, TierServer, command
+from retinue.placement.pack import Placement
+from retinue.plan import Manifest
+from retinue.pool.instances import pod_name
+from retinue.pool.shape import InstanceShape
+from retinue.pool.snapshot import PoolSnapshot
+
+SERVICE_DOMAIN = "svc"
+
+
+def service_name(pool: str, kind: str) -> str:
+    return f"{pool}-{kind}"
+
+
+def tier_address(tier: str, namespace: str) -> str:
+    """Where engines reach the servers of a tier: the headless service, which resolves to every ready server."""
+    return f"http://{tier}-tier.{namespace}.{SERVICE_DOMAIN}:{labels.HTTP_PORT}"
+
+
+def selector_labels(snapshot: PoolSnapshot) -> dict[str, str]:
+    """The labels that select all pods of the pool."""
+    return {
+        labels.MANAGED_BY: labels.RETINUE,
+        labels.POOL: snapshot.pool.metadata.name,
+        labels.POOL_KIND: snapshot.kind.value,
+    }
+
+
+def owner_reference(snapshot: PoolSnapshot) -> Manifest:
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": snapshot.pool.kind_info.kind,
+        "name": snapshot.pool.metadata.name,
+        "uid": snapshot.pool.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def build_service(snapshot: PoolSnapshot) -> Manifest:
+    """The headless service that gives the pods of an instance their names before they are ready."""
+    meta = snapshot.pool.metadata
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": service_name(meta.name, snapshot.kind),
+            "namespace": meta.namespace,
+            "labels": {**_inherited(snapshot), **selector_labels(snapshot)},
+            "ownerReferences": [owner_reference(snapshot)],
+        },
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": selector_labels(snapshot),
+            "ports": [{"name": labels.HTTP_PORT_NAME, "port": labels.HTTP_PORT, "targetPort": labels.HTTP_PORT_NAME}],
+        },
+    }
+
+
+def build_pod(
+    snapshot: PoolSnapshot,
+    shape: InstanceShape,
+    instance: str,
+    rank: int,
+    revision: str,
+    placement: Placement | None,
+    grace_seconds: int,
+) -> Manifest:
+    """One pod of an instance: gated while `placement` is None, bound to its domain afterwards."""
+    meta = snapshot.pool.metadata
+    template = copy.deepcopy(snapshot.pool.spec.pod_template or {})
+    annotations = {labels.DOMAIN: placement.domain} if placement and placement.domain else {}
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": grace_seconds,
+        "hostname": pod_name(instance, rank),
+        "subdomain": service_name(meta.name, snapshot.kind),
+        "automountServiceAccountToken": False,
+        "containers": [_engine_container(snapshot, shape, instance, rank)],
+        "nodeSelector": dict(shape.node_class.node_selector),
+    }
+    tolerations = [toleration.to_wire() for toleration in shape.node_class.tolerations]
+    if tolerations:
+        spec["tolerations"] = tolerations
+    if placement is None:
+        spec["schedulingGates"] = [{"name": labels.PLACEMENT_GATE}]
+    elif placement.domain is not None and placement.domain_label is not None:
+        spec["affinity"] = _affinity(placement.domain_label, placement.domain)
+    pod: Manifest = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(instance, rank),
+            "namespace": meta.namespace,
+            "labels": {
+                **_inherited(snapshot),
+                **selector_labels(snapshot),
+                labels.INSTANCE: instance,
+                labels.RANK: str(rank),
+                labels.REVISION: revision,
+                labels.NODE_CLASS: shape.node_class.name,
+                labels.ROUTABLE: "true",
+            },
+            "annotations": annotations,
+            "ownerReferences": [owner_reference(snapshot)],
+        },
+        "spec": spec,
+    }
+    merged: Manifest = _merge(pod, {key: template[key] for key in ("metadata", "spec") if key in template})
+    return merged
+
+
+def build_drain_marks(snapshot: PoolSnapshot, pod: str, started: str | None) -> Manifest:
+    """What a drain writes on a pod: not routable since `started`; None takes it back."""
+    metadata: Manifest = {
+        "name": pod,
+        "namespace": snapshot.pool.metadata.namespace,
+        "labels": {labels.ROUTABLE: "true" if started is None else "false"},
+    }
+    if started is not None:
+        metadata["annotations"] = {labels.DRAIN_STARTED: started}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
+
+
+def _inherited(snapshot: PoolSnapshot) -> dict[str, str]:
+    """Labels that an AgentPool put on the pool and that its pods carry on."""
+    own = snapshot.pool.metadata.labels
+    return {key: own[key] for key in (labels.AGENT_POOL, labels.ROLE) if key in own}
+
+
+def _engine_container(snapshot: PoolSnapshot, shape: InstanceShape, instance: str, rank: int) -> Manifest:
+    meta, spec = snapshot.pool.metadata, snapshot.pool.spec
+    launched = command(
+        Launch(
+            role=snapshot.engine_role,
+            model=spec.model,
+            engine=spec.engine,
+            parallelism=spec.parallelism,
+            kv_transfer=spec.kv_transfer,
+            preset=shape.node_class.preset,
+            device_overrides=shape.node_class.device_overrides,
+            host_cache_bytes=shape.host_cache_bytes,
+            tier_servers=tuple(
+                TierServer(name, tier_address(name, meta.namespace))
+                for name in spec.kv_cache_tiers
+                if name in snapshot.tiers and snapshot.tiers[name].spec.medium == Medium.CONTEXT_STORAGE
+            ),
+            port=labels.HTTP_PORT,
+        )
+    )
+    leader = f"{pod_name(instance, 0)}.{service_name(meta.name, snapshot.kind)}.{meta.namespace}.{SERVICE_DOMAIN}"
+    environment = {
+        "RETINUE_NAMESPACE": meta.namespace,
+        "RETINUE_POOL": meta.name,
+        "RETINUE_INSTANCE": instance,
+        "RETINUE_RANK": str(rank),
+        "RETINUE_WORLD_SIZE": str(shape.pods),
+        "RETINUE_LEADER_ADDRESS": leader,
+    }
+    env: list[Manifest] = [{"name": name, "value": value} for name, value in environment.items()]
+    env.append({"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}})
+    env.extend(variable.to_wire() for variable in spec.engine.env)
+    return {
+        "name": labels.ENGINE_CONTAINER,
+        "image": launched.image,
+        "command": list(launched.command),
+        "args": list(launched.args),
+        "env": env,
+        "ports": [{"name": labels.HTTP_PORT_NAME, "containerPort": labels.HTTP_PORT, "protocol": "TCP"}],
+        "readinessProbe": {"httpGet": {"path": "/health", "port": labels.HTTP_PORT_NAME}, "periodSeconds": 2},
+        "resources": _resources(shape),
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+
+
+def _resources(shape: InstanceShape) -> Manifest:
+    """Extended resources must have requests equal to limits; host memory is a request only."""
+    amounts = {name: str(amount) for name, amount in sorted(shape.requests.items())}
+    limits = {name: amount for name, amount in amounts.items() if name != "memory"}
+    return {"requests": amounts, "limits": limits}
+
+
+def _affinity(key: str, value: str) -> Manifest:
+    term = {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+
+
+def _merge(base: Any, own: Any) -> Any:
+    """The user's template over what was built: maps merge, lists of named things merge by name, the rest gives way."""
+    if isinstance(base, dict) and isinstance(own, dict):
+        return {
+            key: _merge(base[key], own[key]) if key in base and key in own else base.get(key, own.get(key))
+            for key in {**base, **own}
+        }
+    if isinstance(base, list) and isinstance(own, list) and _named(base) and _named(own):
+        by_name = {item["name"]: item for item in base}
+        for item in own:
+            by_name[item["name"]] = _merge(by_name[item["name"]], item) if item["name"] in by_name else item
+        return list(by_name.values())
+    return own
+
+
+def _named(items: list[Any]) -> bool:
+    return all(isinstance(item, dict) and "name" in item for item in items)

@@ -1,0 +1,122 @@
+"""Everything that planning one pool reads, as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from retinue.api import DecodePool, KVCacheTier, PrefillPool, labels
+from retinue.api.decodepool import Serves
+from retinue.conditions import epoch
+from retinue.nodeclass.nodes import Hold, Node
+from retinue.nodeclass.resolve import ResolvedClass
+from retinue.plan import Manifest
+
+Pool = PrefillPool | DecodePool
+
+
+class PoolKind(StrEnum):
+    PREFILL = labels.POOL_KIND_PREFILL
+    DECODE = labels.POOL_KIND_DECODE
+
+
+@dataclass(frozen=True)
+class PodView:
+    """One pod of a pool. `created` and `unschedulable_since` in seconds since the epoch."""
+
+    name: str
+    uid: str
+    instance: str
+    rank: int
+    revision: str
+    node_class: str
+    domain: str | None
+    phase: str
+    ready: bool
+    deleting: bool
+    gated: bool
+    node: str | None
+    drain_started: str | None
+    routable: bool
+    created: float
+    unschedulable_since: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class PoolMetrics:
+    """What Prometheus says of a pool; None is missing, never zero. Seconds and ratios."""
+
+    hit_rate: float | None = None
+    ttft_p95: float | None = None
+    itl_p95: float | None = None
+    sessions: Mapping[str, int] = field(default_factory=dict)
+    cached_tokens: Mapping[str, int] = field(default_factory=dict)
+    age: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class PoolSnapshot:
+    """One pool, its pods, and the part of the world that its plan depends on.
+
+    `in_flight` holds the running and waiting requests of draining instances, None where the engine did not answer.
+    `metrics` is None when no Prometheus is configured.
+    """
+
+    kind: PoolKind
+    pool: Pool
+    pods: tuple[PodView, ...]
+    classes: Mapping[str, ResolvedClass]
+    class_errors: Mapping[str, str]
+    nodes: tuple[Node, ...]
+    holds: tuple[Hold, ...]
+    tiers: Mapping[str, KVCacheTier]
+    in_flight: Mapping[str, int | None]
+    metrics: PoolMetrics | None
+
+    @property
+    def engine_role(self) -> str:
+        """prefill, decode or aggregated."""
+        if isinstance(self.pool, PrefillPool):
+            return "prefill"
+        return "aggregated" if self.pool.spec.serves == Serves.PREFILL_AND_DECODE else "decode"
+
+
+def pod_view(manifest: Manifest) -> PodView:
+    """A PodView from the wire. A pod without our labels reads as a member of instance ''."""
+    meta, spec, status = manifest["metadata"], manifest.get("spec", {}), manifest.get("status", {})
+    tags, notes = meta.get("labels", {}), meta.get("annotations", {})
+    conditions = {c["type"]: c for c in status.get("conditions", [])}
+    scheduled = conditions.get("PodScheduled", {})
+    waiting = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    since = scheduled.get("lastTransitionTime")
+    return PodView(
+        name=meta["name"],
+        uid=meta.get("uid", ""),
+        instance=tags.get(labels.INSTANCE, ""),
+        rank=int(tags[labels.RANK]) if tags.get(labels.RANK, "").isdigit() else 0,
+        revision=tags.get(labels.REVISION, ""),
+        node_class=tags.get(labels.NODE_CLASS, ""),
+        domain=notes.get(labels.DOMAIN),
+        phase=status.get("phase", "Pending"),
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        deleting=meta.get("deletionTimestamp") is not None,
+        gated=bool(spec.get("schedulingGates")),
+        node=spec.get("nodeName"),
+        drain_started=notes.get(labels.DRAIN_STARTED),
+        routable=tags.get(labels.ROUTABLE) == "true",
+        created=epoch(meta["creationTimestamp"]) if meta.get("creationTimestamp") else 0.0,
+        unschedulable_since=epoch(since) if waiting and since else None,
+        message=_failure(status),
+    )
+
+
+def _failure(status: Manifest) -> str:
+    """Why a pod failed, in the words of its containers."""
+    for container in status.get("containerStatuses", []):
+        ended = container.get("state", {}).get("terminated")
+        if ended and ended.get("exitCode", 0) != 0:
+            reason = ended.get("reason") or "Error"
+            text = f": {ended['message']}" if ended.get("message") else ""
+            return f"container {container['name']} exited with code {ended['exitCode']} ({reason}){text}"
+    return str(status.get("message") or status.get("reason") or "")
