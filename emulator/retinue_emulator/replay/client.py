@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import aiohttp
 from retinue_emulator.replay.events import Request
 
 _TAIL_BYTES: Final = 16_384
-"""Kept of the end of a stream: far more than the usage event and the one before it."""
+"""Kept at least of the end of a stream: far more than the usage event and the one before it."""
 
 _MESSAGE: Final = "replayed turn; the prompt is in retinue_prompt"
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})
@@ -122,11 +123,15 @@ class StreamReading:
         self.first_token: float | None = None
         self._last_bytes: float | None = None
         self._pending = b""
-        self._tail = b""
+        self._tail: deque[bytes] = deque()
+        self._tail_bytes = 0
 
     def feed(self, data: bytes, now: float) -> None:
         """Take in ``data`` that arrived at ``now``."""
-        self._tail = (self._tail + data)[-_TAIL_BYTES:]
+        self._tail.append(data)
+        self._tail_bytes += len(data)
+        while self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
+            self._tail_bytes -= len(self._tail.popleft())
         self._last_bytes = now
         if self.first_token is not None:
             return
@@ -144,7 +149,7 @@ class StreamReading:
         ended = self._last_bytes if self._last_bytes is not None else now
         usage: dict[str, Any] | None = None
         done = False
-        for line in reversed(self._tail.split(b"\n")):
+        for line in reversed(b"".join(self._tail).split(b"\n")):
             payload = _payload(line)
             if payload == b"[DONE]":
                 done = True

@@ -39,7 +39,7 @@ def session_table(trace: Trace, count: int) -> Table:
     families = trace.families()
     shown = list(families.items())[:count]
     table = Table(title=f"{len(shown)} of {len(families):,} sessions", title_justify="left")
-    table.add_column("session")
+    table.add_column("session", no_wrap=True)
     for column in ("start", "length", "turns", "sub-agents", "first", "peak", "last"):
         table.add_column(column, justify="right")
     for name, family in shown:
