@@ -320,6 +320,10 @@ class AgentPool(Model):
                 "self.spec.roles.all(r, size(self.metadata.name) + size(r.name) <= 39)",
                 "metadata.name and a role's name together must be at most 39 characters, so that pod names fit",
             ),
+            Cel(
+                "self.spec.tiers.all(t, size(self.metadata.name) + size(t.name) <= 39)",
+                "metadata.name and a tier's name together must be at most 39 characters, so that pod names fit",
+            ),
         ),
     )
     metadata: Metadata

@@ -11,6 +11,7 @@ from retinue.api.types import (
     Decimal,
     LabelKey,
     LabelMap,
+    LevelName,
     Metadata,
     Model,
     Name,
@@ -64,7 +65,7 @@ class DeviceFacts(Model):
 class TopologyLevel(Model):
     """One level of fast fabric: nodes with the same value of the first key they carry share a domain."""
 
-    level: Name
+    level: LevelName
     keys: Annotated[list[LabelKey], ListSet(), Field(min_length=1, max_length=8)]
 
 
@@ -101,7 +102,7 @@ class NodeClassSpec(Model):
 class DomainStatus(Model):
     """One domain of one level: its nodes and devices."""
 
-    level: Name
+    level: LevelName
     name: Annotated[str, Field(max_length=128)]
     nodes: int
     ready_nodes: int

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from retinue.api.markers import Cel, Column, JsonObject, ListMap, ListSet, PreserveUnknown
-from retinue.api.types import Condition, Duration, EnvVar, Model, Name, Ratio, Text
+from retinue.api.types import Condition, Duration, EnvVar, LevelName, Model, Name, Ratio, Text
 
 
 class Precision(StrEnum):
@@ -93,9 +93,9 @@ class Parallelism(Model):
 class Topology(Model):
     """Which fabric level holds one instance together, and over what the instances are spread."""
 
-    pack: Name | None = None
+    pack: LevelName | None = None
     mode: PackMode = PackMode.REQUIRED
-    spread: Name | None = None
+    spread: LevelName | None = None
 
 
 class KVTransfer(Model):

@@ -1,7 +1,7 @@
 """Scalars and small blocks that several kinds share, and the base class of all models."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -31,6 +31,11 @@ ShortName = Annotated[
     str,
     Pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "must be lower case letters, digits and '-', such as primary"),
     Field(min_length=1, max_length=40),
+]
+LevelName = Annotated[
+    str,
+    Pattern(r"^[a-z][A-Za-z0-9-]*$", "must be the name of a topology level such as nvlinkDomain or rack"),
+    Field(min_length=1, max_length=63),
 ]
 Text = Annotated[str, Field(min_length=1, max_length=512)]
 Duration = Annotated[
@@ -87,6 +92,17 @@ class TaintEffect(StrEnum):
 class Toleration(Model):
     """A taint that the pods of this class tolerate (core/v1 Toleration)."""
 
+    cel_rules: ClassVar[tuple[Cel, ...]] = (
+        Cel("has(self.key) || self.operator == 'Exists'", "set key, or set operator to Exists to tolerate every taint"),
+        Cel(
+            "self.operator != 'Exists' || !has(self.value) || self.value == ''",
+            "operator Exists takes no value: remove value, or set operator to Equal",
+        ),
+        Cel(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "tolerationSeconds needs effect NoExecute",
+        ),
+    )
     key: Annotated[str, Field(max_length=317)] | None = None
     operator: TolerationOperator = TolerationOperator.EQUAL
     value: LabelValue | None = None
@@ -145,6 +161,7 @@ __all__ = [
     "LabelKey",
     "LabelMap",
     "LabelValue",
+    "LevelName",
     "Metadata",
     "Model",
     "Name",
