@@ -1,0 +1,131 @@
+"""The command `retinue-gateway`."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from retinue_gateway.cluster import ClusterConfigError
+from retinue_gateway.logs import configure_logs
+from retinue_gateway.server import Gateway
+from retinue_gateway.settings import GatewaySettings, LogFormat, LogLevel
+
+app = typer.Typer(
+    name="retinue-gateway",
+    help="The session-aware, OpenAI-compatible front door of Retinue's agent inference clusters.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Kubeconfig = Annotated[
+    Path | None, typer.Option(help="Kubeconfig file. Default: the pod's service account.", dir_okay=False)
+]
+Namespaces = Annotated[list[str] | None, typer.Option("--namespace", help="Namespace to serve; repeat. Default: all.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option(help="Port of the API; 0 picks a free one.")]
+AdminPort = Annotated[int | None, typer.Option(help="Port of /livez, /readyz, /metrics. Default: the API's port.")]
+SessionHeader = Annotated[
+    list[str] | None, typer.Option("--session-header", help="Header that names a session; repeat, first match wins.")
+]
+ParentHeader = Annotated[
+    list[str] | None, typer.Option("--parent-session-header", help="Header that names a session's parent; repeat.")
+]
+FinalHeader = Annotated[
+    list[str] | None, typer.Option("--final-session-header", help="Header that ends a session when true; repeat.")
+]
+ForwardHeader = Annotated[
+    list[str] | None, typer.Option("--forward-header", help="Further header that engines get; repeat.")
+]
+IdleTimeout = Annotated[float | None, typer.Option(help="Seconds after which an idle session is no longer open.")]
+SessionMemory = Annotated[
+    float | None, typer.Option(help="Seconds for which the place of an idle session's cache stays known.")
+]
+MaxSessions = Annotated[int | None, typer.Option(help="Most sessions to remember.")]
+MaxBodyBytes = Annotated[int | None, typer.Option(help="Largest request body.")]
+QueueTimeout = Annotated[float | None, typer.Option(help="Seconds that a request waits for a ready instance.")]
+MaxWaiting = Annotated[int | None, typer.Option(help="Most requests that wait so at one time.")]
+MaxAttempts = Annotated[int | None, typer.Option(help="Attempts per request, all before its first token.")]
+ConnectTimeout = Annotated[float | None, typer.Option(help="Seconds to connect to an engine.")]
+UpstreamIdle = Annotated[float | None, typer.Option(help="Seconds without a byte after which an engine is given up.")]
+ContextWeight = Annotated[
+    float | None, typer.Option(help="Weight of placed context against queued tokens when a session is placed.")
+]
+ParentSlack = Annotated[
+    int | None, typer.Option(help="Queued tokens that a parent's instance may be behind the best one.")
+]
+Spill = Annotated[int | None, typer.Option(help="Queued tokens beyond which a session is moved. Default: never.")]
+LatencyScale = Annotated[
+    float | None, typer.Option(help="Divides latency bucket bounds: the emulator's speed, else 1.")
+]
+ShutdownDelay = Annotated[float | None, typer.Option(help="Seconds to keep accepting after SIGTERM, not ready.")]
+ShutdownGrace = Annotated[float | None, typer.Option(help="Seconds that running streams may take to finish.")]
+Level = Annotated[LogLevel | None, typer.Option(help="Least important log level to show.")]
+Format = Annotated[LogFormat | None, typer.Option(help="How logs are written.")]
+
+
+@app.callback()
+def root() -> None:
+    """Keeps `run` a command of its own while it is the only one."""
+
+
+@app.command(epilog="Every option can be set in the environment as RETINUE_GATEWAY_<NAME>, lists as a,b. Flags win.")
+def run(
+    kubeconfig: Kubeconfig = None,
+    namespaces: Namespaces = None,
+    host: Host = None,
+    port: Port = None,
+    admin_port: AdminPort = None,
+    session_headers: SessionHeader = None,
+    parent_session_headers: ParentHeader = None,
+    final_session_headers: FinalHeader = None,
+    forward_headers: ForwardHeader = None,
+    session_idle_timeout: IdleTimeout = None,
+    session_memory: SessionMemory = None,
+    max_sessions: MaxSessions = None,
+    max_body_bytes: MaxBodyBytes = None,
+    queue_timeout: QueueTimeout = None,
+    max_waiting: MaxWaiting = None,
+    max_attempts: MaxAttempts = None,
+    connect_timeout: ConnectTimeout = None,
+    upstream_idle_timeout: UpstreamIdle = None,
+    context_weight: ContextWeight = None,
+    parent_slack_tokens: ParentSlack = None,
+    spill_queue_tokens: Spill = None,
+    latency_scale: LatencyScale = None,
+    shutdown_delay: ShutdownDelay = None,
+    shutdown_grace: ShutdownGrace = None,
+    log_level: Level = None,
+    log_format: Format = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; then let running streams finish."""
+    given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
+    try:
+        settings = GatewaySettings(**given)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        typer.echo(f"retinue-gateway: invalid settings: {wrong}", err=True)
+        raise typer.Exit(2) from error
+    configure_logs(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(_serve(settings))
+    except ClusterConfigError as error:
+        typer.echo(f"retinue-gateway: {error}", err=True)
+        raise typer.Exit(1) from error
+    except OSError as error:
+        typer.echo(f"retinue-gateway: cannot listen on {settings.host}:{settings.port}: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+async def _serve(settings: GatewaySettings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await Gateway(settings).serve(stop)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,184 @@
+"""The gateway as a server: its parts put together, its ports, its probes, and an end that cuts no stream."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from retinue_gateway.cluster import connect
+from retinue_gateway.errors import GatewayError
+from retinue_gateway.exchange import Services
+from retinue_gateway.gauges import StateCollector
+from retinue_gateway.identity import HeaderNames
+from retinue_gateway.keys import RoleKey
+from retinue_gateway.load import LoadBook
+from retinue_gateway.metrics import GatewayMetrics
+from retinue_gateway.observe import ClusterObserver
+from retinue_gateway.placing import Placer
+from retinue_gateway.proxy import Proxy, ProxyOptions
+from retinue_gateway.routing import Policy
+from retinue_gateway.sessions import SessionTable
+from retinue_gateway.settings import GatewaySettings
+from retinue_gateway.table import RoutingTable
+from retinue_gateway.upstream import Engines, open_session
+
+_EXPIRE_SECONDS = 1.0
+_IN_FLIGHT_POLL_SECONDS = 0.05
+_LOG = structlog.get_logger(__name__)
+
+
+class Gateway:
+    """One gateway in one event loop. Publish directories to `table`, or let `serve` follow a cluster."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.table = RoutingTable()
+        self.metrics = GatewayMetrics(settings.latency_scale)
+        self._clock = asyncio.get_running_loop().time
+        self.sessions = SessionTable(
+            idle_timeout=settings.session_idle_timeout,
+            memory=settings.session_memory,
+            capacity=settings.max_sessions,
+            on_close=lambda session, reason: self.metrics.closed(session.key.role, reason),
+        )
+        self.loads: LoadBook[str] = LoadBook()
+        self._roles: LoadBook[RoleKey] = LoadBook()
+        self.metrics.registry.register(StateCollector(self.table, self.sessions, self._roles))
+        self._problems: Callable[[], list[str]] = lambda: [] if self.table.synced else ["the cluster is not read yet"]
+        self._stopping = False
+        self._sites: list[web.TCPSite] = []
+        self.port = 0
+        self.admin_port = 0
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Serves HTTP inside the block. At its end: new connections are refused, requests in flight may finish within
+        `shutdown_grace`, then the rest is cut."""
+        settings = self.settings
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(
+                open_session(settings.connect_timeout, settings.upstream_idle_timeout)
+            )
+            proxy = self._proxy(Engines(client))
+            admin = [
+                web.get("/livez", self._livez),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+            ]
+            separate = settings.admin_port is not None
+            app = self._application([*proxy.routes(), *([] if separate else admin)])
+            self.port = await self._listen(stack, app, settings.port)
+            self.admin_port = self.port
+            if settings.admin_port is not None:
+                self.admin_port = await self._listen(stack, self._application(admin), settings.admin_port)
+            expiring = asyncio.create_task(self._expire_sessions())
+            stack.callback(expiring.cancel)
+            _LOG.info("listening", host=settings.host, port=self.port, admin_port=self.admin_port)
+            try:
+                yield
+            finally:
+                await self._drain()
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Follows the cluster and serves until `stop` is set. Raises ClusterConfigError."""
+        async with connect(self.settings.kubeconfig) as cluster:
+            observer = ClusterObserver(
+                cluster, self.table, namespaces=self.settings.namespaces, on_publish=self.table_changed
+            )
+            self._problems = observer.problems
+            async with asyncio.TaskGroup() as group:
+                following = group.create_task(observer.run())
+                async with self.listening():
+                    await stop.wait()
+                    self._stopping = True
+                    await asyncio.sleep(self.settings.shutdown_delay)
+                following.cancel()
+
+    def table_changed(self) -> None:
+        """Call after publishing to `table`: known roles get their metrics, roles that are gone are forgotten."""
+        roles = self.table.current.routes.keys()
+        self.metrics.keep_roles(roles)
+        self.sessions.keep_roles(roles)
+
+    def _proxy(self, engines: Engines) -> Proxy:
+        settings = self.settings
+        placer = Placer(
+            self.table,
+            self.sessions,
+            self.loads,
+            policy=Policy(
+                context_weight=settings.context_weight,
+                parent_slack_tokens=settings.parent_slack_tokens,
+                spill_queue_tokens=settings.spill_queue_tokens,
+            ),
+            clock=self._clock,
+            max_waiting=settings.max_waiting,
+            on_move=self.metrics.moved,
+        )
+        services = Services(placer, engines, self.loads, self.metrics, self._clock, settings.max_attempts)
+        names = HeaderNames(settings.session_headers, settings.parent_session_headers, settings.final_session_headers)
+        options = ProxyOptions(names, settings.forward_headers, settings.queue_timeout)
+        return Proxy(options, services, self.table, self.sessions, self._roles)
+
+    def _application(self, routes: list[web.RouteDef]) -> web.Application:
+        app = web.Application(middlewares=[_openai_errors], client_max_size=self.settings.max_body_bytes)
+        app.add_routes(routes)
+        return app
+
+    async def _listen(self, stack: AsyncExitStack, app: web.Application, port: int) -> int:
+        # handler_cancellation: a client that leaves must stop the engine from generating for nobody.
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, self.settings.host, port, backlog=1024)
+        await site.start()
+        self._sites.append(site)
+        bound: int = runner.addresses[0][1]
+        return bound
+
+    async def _drain(self) -> None:
+        self._stopping = True
+        for site in self._sites:
+            await site.stop()
+        deadline = self._clock() + self.settings.shutdown_grace
+        while self._roles.total_in_flight() and self._clock() < deadline:
+            await asyncio.sleep(_IN_FLIGHT_POLL_SECONDS)
+        _LOG.info("stopped", cut_requests=self._roles.total_in_flight())
+
+    async def _expire_sessions(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE_SECONDS)
+            self.sessions.expire(self._clock())
+
+    async def _livez(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        problems = ["stopping"] if self._stopping else self._problems()
+        return web.Response(status=503 if problems else 200, text="\n".join(problems or ["ok"]) + "\n")
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        self.sessions.expire(self._clock())
+        return web.Response(body=generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@web.middleware
+async def _openai_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Says in the API's own form that there is no such path or method."""
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        message = (
+            f"there is no {request.path}; served are chat/completions, completions and models"
+            " under /<namespace>/<agentpool>/v1 and /v1"
+        )
+        return GatewayError(404, message, code="path_not_found").response()
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        message = f"{request.path} does not take {error.method}, but {allowed}"
+        return GatewayError(405, message, code="method_not_allowed").response()

@@ -1,0 +1,175 @@
+"""HTTP to the engines: one prefill, one decode request, and what their failures mean."""
+
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import aiohttp
+
+from retinue_gateway.calls import Endpoint, read_usage
+from retinue_gateway.directory import Instance
+
+KV_TRANSFER_FAILED = "kv_transfer_failed"
+# Engines behind uvicorn close an idle connection after 5 s; one that we keep longer would fail under the next request.
+_KEEP_ALIVE_SECONDS = 4.0
+
+
+class RetryReason(StrEnum):
+    """Why a request was sent again."""
+
+    CONNECT_FAILED = "connect_failed"
+    CONNECTION_LOST = "connection_lost"
+    UNAVAILABLE = "unavailable"
+    KV_TRANSFER_FAILED = "kv_transfer_failed"
+
+
+@dataclass(eq=False)
+class Retryable(Exception):
+    """An attempt failed before its first token, and another may succeed."""
+
+    reason: RetryReason
+    instance: Instance
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.instance.name}: {self.detail}"
+
+
+@dataclass(eq=False)
+class Refused(Exception):
+    """The engine answered with an error that is the client's to see."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+@dataclass(eq=False)
+class Broken(Exception):
+    """The engine answered with something that is not the protocol, or not at all in time."""
+
+    instance: Instance
+    detail: str
+    timed_out: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.instance.name}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """kv_transfer_params: for the decode engine, as the prefill engine gave them; cached_tokens: its own number."""
+
+    kv_transfer_params: dict[str, Any]
+    prompt_tokens: int | None
+    cached_tokens: int | None
+
+
+def open_session(connect_timeout: float, idle_timeout: float) -> aiohttp.ClientSession:
+    """The one client session of a gateway: keep-alive, no limit on connections, no limit on a request's total time."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=idle_timeout),
+        auto_decompress=True,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=2**16,
+    )
+
+
+class Engines:
+    """Sends requests to engine instances."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def prefill(
+        self, instance: Instance, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]
+    ) -> Prefilled:
+        """Raises Retryable, Refused or Broken."""
+        async with self.open(instance, endpoint, body, headers) as response:
+            answer = await read_json(instance, response)
+        params = answer.get("kv_transfer_params")
+        if not isinstance(params, dict):
+            raise Broken(instance, "the prefill engine answered without kv_transfer_params: is its KV connector on?")
+        usage = read_usage(answer.get("usage"))
+        return Prefilled(params, usage.prompt if usage else None, (usage.cached or 0) if usage else None)
+
+    @asynccontextmanager
+    async def open(
+        self, instance: Instance, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The engine's answer, with status 200 and nothing of its body read yet. Leaving early closes the connection,
+        which is how an engine learns that nobody waits for its tokens. Raises Retryable, Refused or Broken."""
+        try:
+            response = await self._session.post(f"{instance.url}{endpoint}", data=io.BytesIO(body), headers=headers)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise failure(instance, error) from error
+        try:
+            if response.status != 200:
+                await _raise_for_status(instance, response)
+            yield response
+        finally:
+            # close() and not release(): what is unread must not be awaited, and a fully read connection is back already.
+            response.close()
+
+
+def failure(instance: Instance, error: Exception) -> Retryable | Broken:
+    """What a client error before the first token means."""
+    detail = str(error) or type(error).__name__
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+        return Retryable(RetryReason.CONNECT_FAILED, instance, f"cannot connect: {detail}")
+    if isinstance(error, TimeoutError):
+        return Broken(instance, "nothing came from the engine in time", timed_out=True)
+    if isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError)):
+        return Retryable(RetryReason.CONNECTION_LOST, instance, f"the connection broke: {detail}")
+    return Broken(instance, detail)
+
+
+async def read_json(instance: Instance, response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """The whole answer as an object."""
+    try:
+        answer = json.loads(await response.read())
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        raise failure(instance, error) from error
+    except ValueError as error:
+        raise Broken(instance, f"the engine's answer is not JSON: {error}") from error
+    if not isinstance(answer, dict):
+        raise Broken(instance, "the engine's answer is not a JSON object")
+    return answer
+
+
+def retry_reason(status: int, code: str) -> RetryReason | None:
+    """The reason to try again after an error that an engine reported, or None if it would be no use."""
+    if code == KV_TRANSFER_FAILED:
+        return RetryReason.KV_TRANSFER_FAILED
+    return RetryReason.UNAVAILABLE if status == 503 else None
+
+
+async def _raise_for_status(instance: Instance, response: aiohttp.ClientResponse) -> None:
+    try:
+        body = await response.read()
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        raise failure(instance, error) from error
+    code, message = _error(body)
+    reason = retry_reason(response.status, code)
+    if reason is not None:
+        raise Retryable(reason, instance, message or f"HTTP {response.status}")
+    if response.content_type != "application/json":
+        raise Broken(instance, f"HTTP {response.status}: {body[:200].decode(errors='replace')}")
+    raise Refused(response.status, response.content_type, body)
+
+
+def _error(body: bytes) -> tuple[str, str]:
+    """Code and message of an OpenAI error object; engines also send the object without the wrapping `error`."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return "", ""
+    error = found.get("error", found) if isinstance(found, dict) else None
+    if not isinstance(error, dict):
+        return "", ""
+    return str(error.get("code") or ""), str(error.get("message") or "")
