@@ -138,6 +138,15 @@ class Condition(Model):
     last_transition_time: Annotated[str, Field(max_length=40)]
 
 
+class OwnerReference(Model):
+    """Who an object belongs to (meta/v1)."""
+
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+
+
 class Metadata(Model):
     """What the core needs of an object's metadata."""
 
@@ -150,6 +159,11 @@ class Metadata(Model):
     deletion_timestamp: str | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
+    owner_references: list[OwnerReference] = Field(default_factory=list)
+
+    def controlled_by(self, uid: str) -> bool:
+        """Whether the object with this uid is its controller."""
+        return any(owner.controller and owner.uid == uid for owner in self.owner_references)
 
 
 __all__ = [
@@ -166,6 +180,7 @@ __all__ = [
     "Model",
     "Name",
     "ObjectRef",
+    "OwnerReference",
     "Quantity",
     "Ratio",
     "ResourceName",
