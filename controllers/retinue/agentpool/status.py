@@ -123,7 +123,8 @@ def _cost(snapshot: AgentPoolSnapshot) -> str | None:
     """Hourly cost of all instances of the pools that the AgentPool made, draining ones included; None if unknown."""
     total = 0.0
     uid = snapshot.agent_pool.metadata.uid
-    for pool in (*snapshot.prefill_pools.values(), *snapshot.decode_pools.values()):
+    pools: list[PrefillPool | DecodePool] = [*snapshot.prefill_pools.values(), *snapshot.decode_pools.values()]
+    for pool in pools:
         if not pool.metadata.controlled_by(uid):
             continue
         shape = shape_of(snapshot, pool)
