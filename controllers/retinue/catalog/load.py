@@ -1,9 +1,10 @@
-"""Reads the catalogue's package data, and looks models and presets up by name."""
+"""Reads the catalogue's package data, and looks models and presets up by name, with overrides."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -22,6 +23,9 @@ from retinue.catalog.facts import (
     Preset,
     TopologyLevel,
 )
+
+CUSTOM_DEVICE = "custom"
+"""The name of a device that no preset describes: all its facts are given."""
 
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -73,6 +77,63 @@ def preset(name: str) -> Preset:
     if found is None:
         raise UnknownPreset(name, presets())
     return found
+
+
+def model_with(name: str, overrides: Mapping[str, Any]) -> ModelFacts:
+    """Facts of `name` with some replaced; a model that the catalogue lacks must be described completely.
+
+    Args:
+        name: a catalogue name, or a new one.
+        overrides: fields in the shape of a models.yaml entry; nested mappings replace field by field.
+
+    Raises:
+        UnknownModel: not in the catalogue and `overrides` is empty.
+        ValueError: a field is missing or of the wrong kind.
+    """
+    row = _document("models.yaml").get(name.lower(), {})
+    if not row and not overrides:
+        raise UnknownModel(name, models())
+    merged: dict[str, Any] = {"source": "given explicitly", **row}
+    for key, value in overrides.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = {**merged[key], **value} if nested else value
+    try:
+        return parse_model(name.lower(), merged)
+    except KeyError as error:
+        raise ValueError(f"facts of model {name!r} lack {error}") from error
+
+
+def device_with(name: str, overrides: Mapping[str, Any]) -> DeviceFacts:
+    """Device facts of a preset with some replaced; a preset without a device must be described by memory and bandwidth.
+
+    Args:
+        name: a preset's name.
+        overrides: fields in the shape of NodeClass `spec.device`: memory, memoryBandwidthGBps, teraflops (bf16, fp8,
+            fp4), scaleUpGBps, scaleOutGBps, hostGBps.
+
+    Raises:
+        UnknownPreset: no such preset.
+        ValueError: an unknown field, or neither the preset nor `overrides` give memory and its bandwidth.
+    """
+    known = {"memory", "memoryBandwidthGBps", "teraflops", "scaleUpGBps", "scaleOutGBps", "hostGBps"}
+    if unknown := sorted(set(overrides) - known):
+        raise ValueError(f"unknown device facts {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    base = None if name == CUSTOM_DEVICE else preset(name).device
+    memory, bandwidth = overrides.get("memory"), _giga(overrides.get("memoryBandwidthGBps"))
+    if base is None:
+        if memory is None or bandwidth is None:
+            raise ValueError(f"preset {name!r} has no device facts: give memory and memoryBandwidthGBps")
+        base = DeviceFacts(name, _quantity(str(memory)), bandwidth)
+    given = {str(k).upper(): float(v) * 1e12 for k, v in (overrides.get("teraflops") or {}).items() if v is not None}
+    return replace(
+        base,
+        memory_bytes=base.memory_bytes if memory is None else _quantity(str(memory)),
+        memory_bytes_per_second=bandwidth or base.memory_bytes_per_second,
+        flops=MappingProxyType({**base.flops, **given}),
+        scale_up_bytes_per_second=_giga(overrides.get("scaleUpGBps")) or base.scale_up_bytes_per_second,
+        scale_out_bytes_per_second=_giga(overrides.get("scaleOutGBps")) or base.scale_out_bytes_per_second,
+        host_link_bytes_per_second=_giga(overrides.get("hostGBps")) or base.host_link_bytes_per_second,
+    )
 
 
 @cache

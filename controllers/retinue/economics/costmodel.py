@@ -9,6 +9,7 @@ and LPX devices are outside the calibration. All times are seconds, all sizes by
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -189,9 +190,7 @@ def prefill_seconds(shape: EngineShape, new_tokens: float, cached_tokens: float)
     """
     if new_tokens <= 0:
         return 0.0
-    work = 2 * shape.model.require_active() * new_tokens + _prefill_attention_flops(shape, new_tokens, cached_tokens)
-    sweep = weights_bytes_per_device(shape) / shape.bandwidth
-    return STEP_OVERHEAD_SECONDS + max(work / shape.flops, sweep) + _communication(shape, new_tokens / shape.replicas)
+    return StepTimes(shape).prefill([(new_tokens, cached_tokens)])
 
 
 def decode_step_seconds(shape: EngineShape, batch: float, mean_context: float) -> float:
@@ -205,7 +204,7 @@ def decode_step_seconds(shape: EngineShape, batch: float, mean_context: float) -
 
 
 class StepTimes:
-    """The decode step's time as a function of batch and summed context, with the constant parts computed once."""
+    """The time of one engine step as a function of what it computes, with the constant parts computed once."""
 
     def __init__(self, shape: EngineShape) -> None:
         """Raises MissingFact when a needed fact is not published."""
@@ -217,6 +216,24 @@ class StepTimes:
         self._experts = shape.expert_bytes * stages / shape.devices
         self._flops_per_sequence = 2 * model.require_active()
         self._flops_per_context_token = _decode_attention_flops(shape)
+        self._sweep = weights_bytes_per_device(shape) / shape.bandwidth
+
+    def prefill(self, chunks: Sequence[tuple[float, float]]) -> float:
+        """Seconds of a step over prompt chunks of (new tokens, tokens before them); reads the weights once."""
+        new = sum(chunk[0] for chunk in chunks)
+        work = new * self._flops_per_sequence
+        for tokens, before in chunks:
+            work += _prefill_attention_flops(self._shape, tokens, before)
+        compute = max(work / self._shape.flops, self._sweep)
+        return STEP_OVERHEAD_SECONDS + compute + _communication(self._shape, new / self._shape.replicas)
+
+    def mixed(self, chunks: Sequence[tuple[float, float]], batch: float, context_tokens: float) -> float:
+        """Seconds of a step that prefills chunks and decodes a batch: both parts, one step overhead."""
+        if not chunks:
+            return self.decode(batch, context_tokens)
+        if batch <= 0:
+            return self.prefill(chunks)
+        return self.prefill(chunks) + self.decode(batch, context_tokens) - STEP_OVERHEAD_SECONDS
 
     def decode(self, batch: float, context_tokens: float) -> float:
         """Seconds of a step over `batch` sequences (> 0) with `context_tokens` tokens of context in all."""
@@ -250,6 +267,17 @@ def transfer_seconds(
     if size <= 0:
         return 0.0
     return size / (links * link_bytes_per_second * efficiency) + setup_seconds
+
+
+def pull_seconds(shape: EngineShape, tokens: int) -> float:
+    """Model time to bring the KV of `tokens` tokens to an engine of this shape over its scale-out network.
+
+    Each device of the replica pulls its own shard over its own NIC.
+    """
+    link = shape.device.scale_out_bytes_per_second or shape.device.scale_up_bytes_per_second
+    if link is None:
+        raise MissingFact(shape.device.name, "scaleOut")
+    return transfer_seconds(tokens * kv_bytes_per_token(shape), link, links=shape.kv_shards * shape.pipeline)
 
 
 def restore_seconds(size: float, tier_bytes_per_second: float, latency_seconds: float = 0.0) -> float:

@@ -102,10 +102,13 @@ class PrefixCache:
         self.touch(ranges, now)
         return matched
 
-    def insert(self, keys: list[int], now: float) -> None:
-        """Take in blocks in the given order, the last becoming the newest (what a tier does with evicted blocks)."""
+    def insert(self, keys: list[int], now: float, last_used: float | None = None) -> None:
+        """Take in blocks in the given order, the last becoming the newest (what a tier does with evicted blocks).
+
+        `last_used` keeps the age that they had in the level above.
+        """
         self._expire(now)
-        self._use(keys, now)
+        self._use(keys, now if last_used is None else last_used)
         self._make_room(now)
 
     def pin(self, ranges: Sequence[range]) -> None:
@@ -120,6 +123,27 @@ class PrefixCache:
             raise KeyError(f"block {missing} is not cached")
         self._pins.update(keys)
 
+    def pin_new(self, ranges: Sequence[range], now: float, capacity: int) -> None:
+        """`touch` and `pin` under a new capacity: no block of this prompt is evicted to make room for it."""
+        self._expire(now)
+        self.capacity = capacity
+        for keys in reversed(ranges):
+            self._use(keys[::-1], now)
+        self._pins.update(chain.from_iterable(ranges))
+        self._make_room(now)
+
+    def evict(self, blocks: int, now: float) -> None:
+        """Push out the `blocks` least recently used blocks (for a store whose room is not counted in blocks)."""
+        capacity = self.capacity
+        self.capacity = max(0, len(self._stamps) - blocks)
+        self._make_room(now)
+        self.capacity = capacity
+
+    def discard(self, keys: Iterable[int]) -> None:
+        """Forget blocks that moved elsewhere; this is no eviction."""
+        for key in keys:
+            self._stamps.pop(key, None)
+
     def unpin(self, ranges: Sequence[range], now: float) -> None:
         """Release what `pin` held; the blocks become most recently used, the last first."""
         pins = self._pins
@@ -131,18 +155,9 @@ class PrefixCache:
                 del pins[key]
         self.touch(ranges, now)
 
-    def count_missing(self, ranges: Sequence[range]) -> int:
-        """How many distinct blocks of these are not cached."""
-        return len(set(chain.from_iterable(ranges)).difference(self._stamps))
-
     def count_unpinned(self, ranges: Sequence[range]) -> int:
         """How many distinct blocks of these no running request holds (cached or not)."""
         return len(set(chain.from_iterable(ranges)).difference(self._pins))
-
-    def resize(self, capacity: int, now: float) -> None:
-        """Change the room for blocks; shrinking evicts at once (pinned blocks excepted)."""
-        self.capacity = capacity
-        self._make_room(now)
 
     def clear(self) -> None:
         """Forget everything, pins included."""
