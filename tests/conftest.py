@@ -15,7 +15,7 @@ import pytest
 from retinue_emulator.loopback import ClusterAccess, ControlPlane, LoopbackError, PrometheusServer, ensure_tools
 
 _LOGGER = logging.getLogger(__name__)
-_CRDS = Path(__file__).resolve().parents[2] / "crds"
+_CRDS = Path(__file__).resolve().parents[1] / "crds"
 _EXTERNAL = "RETINUE_KUBECONFIG"
 _FAILED = pytest.StashKey[bool]()
 _KEPT_LOGS = pytest.StashKey[list[Path]]()
