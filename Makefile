@@ -1,0 +1,52 @@
+# Everything works from a fresh clone: each target makes its own virtual environment first.
+#   make demo            the whole product on this machine, in a few minutes; KEEP=1 leaves the cluster up
+#   make test            all tests
+#   make verify          formatting, types, import rules, generated files
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test verify generate format binaries clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Retinue needs Python 3.11 or newer: $(PYTHON) was not found (set PYTHON=...)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Retinue needs Python 3.11 or newer: $(PYTHON) is $$($(PYTHON) -V)"; exit 1; }
+	@echo "Installing Retinue and its tools into $(VENV) (once, about a minute)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null || { rm -rf $(VENV); echo "Python's venv module does not work: install it (on Debian: apt install python3-venv)"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' || { echo "pip could not install the dependencies: is a package index reachable?"; exit 1; }
+	@touch $@
+
+binaries: $(READY) ## build the control plane's binaries (once, 5 to 15 minutes; cached)
+	@$(BIN)/retinue-emulator loopback build
+
+demo: binaries ## the whole product on this machine; KEEP=1 leaves the cluster up
+	@$(BIN)/retinue-emulator demo $(if $(KEEP),--keep) $(DEMO_ARGS)
+
+test: binaries ## all tests; TESTS=tests/unit runs a part
+	@$(BIN)/python -m pytest $(TESTS)
+
+verify: $(READY) ## formatting, types, import rules, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/python -m retinue.api.crd --check
+	$(BIN)/retinue-operator rbac --check
+
+generate: $(READY) ## write crds/ and deploy/ anew from the code
+	$(BIN)/python -m retinue.api.crd
+	$(BIN)/retinue-operator rbac
+
+format: $(READY) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and reports (the binaries' cache stays)
+	rm -rf $(VENV) demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
