@@ -29,6 +29,7 @@ from retinue_gateway.upstream import (
 
 # A request that kills its engine must not be carried to all others.
 _MOST_LOST_CONNECTIONS = 3
+_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _INSTANCE_HEADER = {Stage.PREFILL: "x-retinue-prefill-instance", Stage.DECODE: "x-retinue-decode-instance"}
 
 
@@ -178,9 +179,7 @@ class Exchange:
         first_token: Callable[[], None],
     ) -> web.StreamResponse:
         events = EventStream(wants_usage=self._order.call.wants_usage, cached_tokens=cached)
-        response = web.StreamResponse(
-            headers=self._headers() | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        )
+        response = web.StreamResponse(headers=self._headers() | _STREAM_HEADERS)
         response.content_type = upstream.content_type
         last_token_at = self._services.clock()
         while True:

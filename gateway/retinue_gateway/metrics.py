@@ -42,8 +42,9 @@ class RoleMetrics:
 
 
 class GatewayMetrics:
-    """Counters and histograms; what is a state of now is in `gauges.py`. A role must be known (`role`, `keep_roles`) to be
-    counted: a request that outlives its role leaves no series behind.
+    """Counters and histograms; what is a state of now is in `gauges.py`.
+
+    A role must be known (`role`, `keep_roles`) to be counted: a request that outlives its role leaves no series behind.
 
     latency_scale divides the bucket bounds of all latencies: an emulated cluster that runs ten times faster than real
     time answers within a tenth of the time, and its latencies would all fall into the lowest buckets.
@@ -137,7 +138,7 @@ class GatewayMetrics:
             self.role(key)
         for key in self._roles.keys() - wanted:
             del self._roles[key]
-            labels = dict(zip(ROLE_LABELS, _values(key), strict=True))
+            labels: dict[str, str] = dict(zip(ROLE_LABELS, _values(key), strict=True))
             for family in self._families:
                 family.remove_by_labels(labels)
 

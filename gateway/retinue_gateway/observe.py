@@ -50,16 +50,18 @@ class ClusterObserver:
             for scope in scopes
         ]
 
+        self._informers: list[Informer[Instance] | Informer[AgentPoolView]] = [*self._pods, *self._agent_pools]
+
     async def run(self) -> None:
         """Follows the cluster until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for informer in (*self._pods, *self._agent_pools):
+            for informer in self._informers:
                 group.create_task(informer.run())
             group.create_task(self._publish_changes())
 
     def problems(self) -> list[str]:
         """What keeps the observer from its first complete view; empty afterwards."""
-        waiting = [informer for informer in (*self._pods, *self._agent_pools) if not informer.synced]
+        waiting = [informer for informer in self._informers if not informer.synced]
         return [informer.error or "the first list has not come yet" for informer in waiting]
 
     async def _publish_changes(self) -> None:

@@ -26,7 +26,6 @@ from retinue_gateway.table import RoutingTable
 from retinue_gateway.upstream import Engines, open_session
 
 _EXPIRE_SECONDS = 1.0
-_IN_FLIGHT_POLL_SECONDS = 0.05
 _LOG = structlog.get_logger(__name__)
 
 
@@ -49,7 +48,6 @@ class Gateway:
         self.metrics.registry.register(StateCollector(self.table, self.sessions, self._roles))
         self._problems: Callable[[], list[str]] = lambda: [] if self.table.synced else ["the cluster is not read yet"]
         self._stopping = False
-        self._sites: list[web.TCPSite] = []
         self.port = 0
         self.admin_port = 0
 
@@ -68,19 +66,20 @@ class Gateway:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
             ]
-            separate = settings.admin_port is not None
-            app = self._application([*proxy.routes(), *([] if separate else admin)])
-            self.port = await self._listen(stack, app, settings.port)
-            self.admin_port = self.port
-            if settings.admin_port is not None:
-                self.admin_port = await self._listen(stack, self._application(admin), settings.admin_port)
+            # The last to start is the first to stop: metrics stay readable on a port of their own while streams end.
+            if settings.admin_port is None:
+                self.port = self.admin_port = await self._listen(stack, [*proxy.routes(), *admin], settings.port)
+            else:
+                self.admin_port = await self._listen(stack, admin, settings.admin_port)
+                self.port = await self._listen(stack, proxy.routes(), settings.port)
             expiring = asyncio.create_task(self._expire_sessions())
             stack.callback(expiring.cancel)
             _LOG.info("listening", host=settings.host, port=self.port, admin_port=self.admin_port)
             try:
                 yield
             finally:
-                await self._drain()
+                self._stopping = True
+                _LOG.info("stopping", in_flight=self._roles.total_in_flight())
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Follows the cluster and serves until `stop` is set. Raises ClusterConfigError."""
@@ -123,30 +122,20 @@ class Gateway:
         options = ProxyOptions(names, settings.forward_headers, settings.queue_timeout)
         return Proxy(options, services, self.table, self.sessions, self._roles)
 
-    def _application(self, routes: list[web.RouteDef]) -> web.Application:
+    async def _listen(self, stack: AsyncExitStack, routes: list[web.RouteDef], port: int) -> int:
+        """Serves routes on a port; returns the port. Stopping waits for the handlers that run."""
         app = web.Application(middlewares=[_openai_errors], client_max_size=self.settings.max_body_bytes)
         app.add_routes(routes)
-        return app
-
-    async def _listen(self, stack: AsyncExitStack, app: web.Application, port: int) -> int:
         # handler_cancellation: a client that leaves must stop the engine from generating for nobody.
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=self.settings.shutdown_grace
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, self.settings.host, port, backlog=1024)
         await site.start()
-        self._sites.append(site)
         bound: int = runner.addresses[0][1]
         return bound
-
-    async def _drain(self) -> None:
-        self._stopping = True
-        for site in self._sites:
-            await site.stop()
-        deadline = self._clock() + self.settings.shutdown_grace
-        while self._roles.total_in_flight() and self._clock() < deadline:
-            await asyncio.sleep(_IN_FLIGHT_POLL_SECONDS)
-        _LOG.info("stopped", cut_requests=self._roles.total_in_flight())
 
     async def _expire_sessions(self) -> None:
         while True:

@@ -113,7 +113,7 @@ class Engines:
                 await _raise_for_status(instance, response)
             yield response
         finally:
-            # close() and not release(): what is unread must not be awaited, and a fully read connection is back already.
+            # close() and not release(): what is unread must not be awaited; a fully read connection is back already.
             response.close()
 
 
