@@ -51,7 +51,7 @@ class StateScope(StrEnum):
 
 class ReplicaBounds(Model):
     cel_rules: ClassVar[tuple[Cel, ...]] = (
-        Cel("self.min <= self.max", "min must not be greater than max: lower min or raise max"),
+        Cel("self.min <= self.max", "min must not be greater than max: lower min or raise max", field_path=".min"),
     )
     min: Annotated[int, Field(ge=0, le=1000)] = 1
     max: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -89,16 +89,22 @@ class Role(Model):
             " has(self.prefillPoolRef) || has(self.model) || has(self.engine))",
             "servedBy shares another role's model, engine and pools: remove model, engine, prefill, decode and the pool"
             " references from this role",
+            field_path=".servedBy",
         ),
         Cel(
             "!(has(self.prefill) && has(self.prefillPoolRef))",
             "set at most one of prefill (a pool made for the role) and prefillPoolRef (an existing pool)",
+            field_path=".prefillPoolRef",
         ),
         Cel(
             "!(has(self.prefill) || has(self.decode)) || (has(self.model) && has(self.engine))",
             "model and engine are required for a role whose pools are made from prefill or decode",
         ),
-        Cel("!has(self.servedBy) || self.servedBy != self.name", "servedBy must name another role"),
+        Cel(
+            "!has(self.servedBy) || self.servedBy != self.name",
+            "servedBy must name another role",
+            field_path=".servedBy",
+        ),
     )
     name: ShortName
     type: RoleType
@@ -121,6 +127,7 @@ class TierTemplate(Model):
         Cel(
             "!has(self.replicas) || self.spec.medium == 'ContextStorage'",
             "replicas bounds the server pods of a tier, which only medium ContextStorage runs: remove replicas",
+            field_path=".replicas",
         ),
     )
     name: ShortName
@@ -144,7 +151,7 @@ class CachePolicy(Model):
 
 class Warm(Model):
     cel_rules: ClassVar[tuple[Cel, ...]] = (
-        Cel("self.min <= self.max", "min must not be greater than max: lower min or raise max"),
+        Cel("self.min <= self.max", "min must not be greater than max: lower min or raise max", field_path=".min"),
     )
     min: Annotated[int, Field(ge=0, le=10000)] = 0
     max: Annotated[int, Field(ge=1, le=10000)] = 1
@@ -208,10 +215,12 @@ class AgentPoolSpec(Model):
         Cel(
             "self.roles.exists_one(r, r.type == 'Primary')",
             "roles must contain exactly one role of type Primary: the others are SubAgent",
+            field_path=".roles",
         ),
         Cel(
             "self.roles.all(r, !has(r.servedBy) || self.roles.exists(o, o.name == r.servedBy && !has(o.servedBy)))",
             "servedBy must name a role of this AgentPool that has pools of its own",
+            field_path=".roles",
         ),
     )
     roles: Annotated[list[Role], ListMap(), Field(min_length=1, max_length=8)]
@@ -315,14 +324,20 @@ class AgentPool(Model):
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
         root_rules=(
-            Cel("size(self.metadata.name) <= 30", "metadata.name must be at most 30 characters, so that pod names fit"),
+            Cel(
+                "size(self.metadata.name) <= 30",
+                "metadata.name must be at most 30 characters, so that pod names fit",
+                field_path=".metadata.name",
+            ),
             Cel(
                 "self.spec.roles.all(r, size(self.metadata.name) + size(r.name) <= 39)",
                 "metadata.name and a role's name together must be at most 39 characters, so that pod names fit",
+                field_path=".metadata.name",
             ),
             Cel(
                 "self.spec.tiers.all(t, size(self.metadata.name) + size(t.name) <= 39)",
                 "metadata.name and a tier's name together must be at most 39 characters, so that pod names fit",
+                field_path=".metadata.name",
             ),
         ),
     )

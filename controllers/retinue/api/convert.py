@@ -2,6 +2,7 @@
 
 import re
 import types
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum, StrEnum
 from typing import Any, Union, get_args, get_origin
@@ -49,7 +50,7 @@ def object_node(model: type[Model], path: str, parents: tuple[type[Model], ...] 
         description=first_paragraph(model),
         properties=properties,
         required=tuple(required),
-        rules=tuple(rule for base in reversed(model.__mro__) for rule in vars(base).get("cel_rules", ())),
+        rules=_class_rules(model, properties, path),
     )
 
 
@@ -57,6 +58,15 @@ def first_paragraph(model: type[Model]) -> str:
     """The first paragraph of the model's own docstring on one line; empty when it has none."""
     paragraph = (vars(model).get("__doc__") or "").strip().split("\n\n")[0]
     return " ".join(paragraph.split())
+
+
+def _class_rules(model: type[Model], properties: Mapping[str, Node], path: str) -> tuple[Cel, ...]:
+    """The rules of the model and of the models it extends, those of the base first."""
+    rules = tuple(rule for base in reversed(model.__mro__) for rule in vars(base).get("cel_rules", ()))
+    for rule in rules:
+        if rule.field_path is not None and rule.field_path.removeprefix(".") not in properties:
+            raise SchemaError(path, f"a rule blames {rule.field_path}, which is not a field of {model.__name__}")
+    return rules
 
 
 def _refuse_python_only_behaviour(model: type[Model], path: str) -> None:

@@ -22,6 +22,8 @@ _TYPE_META = {
     "apiVersion": Node(NodeType.STRING, description="Version of the schema of this object."),
     "kind": Node(NodeType.STRING, description="Kind of this object."),
 }
+# The API server adds the rest itself; a rule may only point at what is listed.
+_METADATA = Node(NodeType.OBJECT, properties={"name": Node(NodeType.STRING)})
 _COLUMN_TYPES = {
     "string": NodeType.STRING,
     "integer": NodeType.INTEGER,
@@ -40,6 +42,9 @@ def crd_for(kind: type[Model]) -> dict[str, Any]:
     """
     info = _kind_info(kind)
     root = _root_node(kind, info)
+    for rule in info.root_rules:
+        if rule.field_path is not None:
+            _node_at(root, rule.field_path, f"{info.kind} root rule")
     version: dict[str, Any] = {
         "name": VERSION,
         "served": True,
@@ -120,7 +125,7 @@ def _root_node(kind: type[Model], info: KindInfo) -> Node:
     return Node(
         NodeType.OBJECT,
         description=first_paragraph(kind),
-        properties=_TYPE_META | {"metadata": Node(NodeType.OBJECT)} | parts,
+        properties=_TYPE_META | {"metadata": _METADATA} | parts,
         required=("spec",),
         rules=info.root_rules,
     )

@@ -32,6 +32,7 @@ class SpeculativeDecoding(Model):
         Cel(
             "(self.method == 'DraftModel' || self.method == 'EAGLE3') == has(self.draftModel)",
             "draftModel is required for methods DraftModel and EAGLE3 and refused for MTP and NGram",
+            field_path=".draftModel",
         ),
     )
     method: SpeculativeMethod

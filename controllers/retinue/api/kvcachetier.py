@@ -49,41 +49,58 @@ _TIER_SPEC_RULES = (
         "self.medium == 'Object' || has(self.capacityPerMember)",
         "capacityPerMember is required: say how much one member holds, such as 512Gi (a member is an engine instance"
         " for HostMemory and LocalDisk, a server pod for ContextStorage)",
+        field_path=".capacityPerMember",
     ),
     Cel(
         "(self.medium == 'Object') == has(self.objectStore)",
         "objectStore is required for medium Object and refused for every other medium",
+        field_path=".objectStore",
     ),
     Cel(
         "self.medium == 'ContextStorage' || self.replicas == 1",
         "replicas counts server pods, which only medium ContextStorage runs: leave it at 1",
+        field_path=".replicas",
     ),
     Cel(
         "(self.medium == 'ContextStorage') == has(self.nodeClass)",
         "nodeClass says where server pods run: required for medium ContextStorage, refused for every other medium",
+        field_path=".nodeClass",
     ),
     Cel(
         "self.medium != 'ContextStorage' || self.backend in ['LMCache', 'Mooncake', 'Simulated']",
         "medium ContextStorage runs servers: set backend to LMCache, Mooncake or Simulated",
+        field_path=".backend",
     ),
     Cel(
         "self.medium != 'Object' || self.backend in ['LMCache', 'Mooncake']",
         "medium Object needs backend LMCache or Mooncake",
+        field_path=".backend",
     ),
     Cel(
         "self.backend != 'Simulated' || self.medium == 'ContextStorage'",
         "backend Simulated is a server for medium ContextStorage; simulated engines offload with backend Engine",
+        field_path=".backend",
     ),
     Cel(
         "self.backend != 'Engine' || self.eviction in ['LRU', 'ARC']",
         "backend Engine can evict by LRU or ARC",
+        field_path=".eviction",
     ),
     Cel(
         "self.backend != 'LMCache' || self.eviction in ['LRU', 'LFU', 'FIFO']",
         "backend LMCache can evict by LRU, LFU or FIFO",
+        field_path=".eviction",
     ),
-    Cel("self.backend != 'Mooncake' || self.eviction == 'LRU'", "backend Mooncake can evict by LRU"),
-    Cel("self.backend != 'Simulated' || self.eviction == 'LRU'", "backend Simulated can evict by LRU"),
+    Cel(
+        "self.backend != 'Mooncake' || self.eviction == 'LRU'",
+        "backend Mooncake can evict by LRU",
+        field_path=".eviction",
+    ),
+    Cel(
+        "self.backend != 'Simulated' || self.eviction == 'LRU'",
+        "backend Simulated can evict by LRU",
+        field_path=".eviction",
+    ),
 )
 
 
@@ -148,8 +165,13 @@ class KVCacheTier(Model):
             Cel(
                 "!has(self.spec.nextTier) || self.spec.nextTier != self.metadata.name",
                 "spec.nextTier must name another tier: a tier cannot evict into itself",
+                field_path=".spec.nextTier",
             ),
-            Cel("size(self.metadata.name) <= 40", "metadata.name must be at most 40 characters, so that pod names fit"),
+            Cel(
+                "size(self.metadata.name) <= 40",
+                "metadata.name must be at most 40 characters, so that pod names fit",
+                field_path=".metadata.name",
+            ),
         ),
     )
     metadata: Metadata

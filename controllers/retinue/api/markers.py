@@ -11,11 +11,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cel:
-    """One CEL validation rule; `message` names the remedy, the API server adds the field's path and value."""
+    """One CEL validation rule; `message` names the remedy, the API server adds the field's path and value.
+
+    `field_path` says which field below the rule's own place is at fault, such as ``.replicas``.
+    """
 
     rule: str
     message: str
     message_expression: str | None = None
+    field_path: str | None = None
 
 
 @dataclass(frozen=True)

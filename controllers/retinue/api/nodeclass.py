@@ -74,18 +74,22 @@ class NodeClassSpec(Model):
         Cel(
             "self.family != 'CPU' || !has(self.devices)",
             "devices must be absent for family CPU: remove devices, or set family to GPU or LPX",
+            field_path=".devices",
         ),
         Cel(
             "self.family == 'CPU' || has(self.devices) || has(self.preset)",
             "devices is required for families GPU and LPX unless preset names a class of the catalogue",
+            field_path=".devices",
         ),
         Cel(
             "has(self.preset) || (has(self.nodeSelector) && size(self.nodeSelector) > 0)",
             "set nodeSelector, or a preset that brings one, so that the class can recognise its nodes",
+            field_path=".nodeSelector",
         ),
         Cel(
             "self.family != 'CPU' || !has(self.rdmaResources) || size(self.rdmaResources) == 0",
             "rdmaResources are for families GPU and LPX: remove them from a CPU class",
+            field_path=".rdmaResources",
         ),
     )
     family: Annotated[Family, immutable("family", "create another NodeClass for another family")]

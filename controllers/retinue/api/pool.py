@@ -76,6 +76,7 @@ class Parallelism(Model):
         Cel(
             "self.expert <= self.tensor * self.data && (self.tensor * self.data) % self.expert == 0",
             "expert must divide tensor x data: experts are spread over the ranks that tensor and data make",
+            field_path=".expert",
         ),
     )
     tensor: Annotated[int, Field(ge=1, le=256)] = 1
@@ -186,5 +187,9 @@ POOL_COLUMNS = (
     Column("Age", ".metadata.creationTimestamp", "date"),
 )
 POOL_ROOT_RULES = (
-    Cel("size(self.metadata.name) <= 40", "metadata.name must be at most 40 characters, so that pod names fit"),
+    Cel(
+        "size(self.metadata.name) <= 40",
+        "metadata.name must be at most 40 characters, so that pod names fit",
+        field_path=".metadata.name",
+    ),
 )

@@ -141,6 +141,8 @@ def _render_rule(rule: Cel) -> dict[str, str]:
     rendered = {"rule": rule.rule, "message": rule.message}
     if rule.message_expression is not None:
         rendered["messageExpression"] = rule.message_expression
+    if rule.field_path is not None:
+        rendered["fieldPath"] = rule.field_path
     return rendered
 
 

@@ -93,14 +93,20 @@ class Toleration(Model):
     """A taint that the pods of this class tolerate (core/v1 Toleration)."""
 
     cel_rules: ClassVar[tuple[Cel, ...]] = (
-        Cel("has(self.key) || self.operator == 'Exists'", "set key, or set operator to Exists to tolerate every taint"),
+        Cel(
+            "has(self.key) || self.operator == 'Exists'",
+            "set key, or set operator to Exists to tolerate every taint",
+            field_path=".key",
+        ),
         Cel(
             "self.operator != 'Exists' || !has(self.value) || self.value == ''",
             "operator Exists takes no value: remove value, or set operator to Equal",
+            field_path=".value",
         ),
         Cel(
             "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
             "tolerationSeconds needs effect NoExecute",
+            field_path=".tolerationSeconds",
         ),
     )
     key: Annotated[str, Field(max_length=317)] | None = None
