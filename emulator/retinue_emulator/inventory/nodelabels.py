@@ -1,7 +1,7 @@
 """Node labels as GPU feature discovery, topograph and Kubernetes write them.
 
 Keys: NVIDIA k8s-device-plugin v0.20 (gpu-feature-discovery), Topograph v1.0, Kubernetes well-known labels. The clique
-label exists only where the fabric manager has completed, which is never so on HGX/DGX nodes whose NVLink ends at the node.
+label exists only where the fabric manager has completed: never on HGX and DGX nodes, whose NVLink ends at the node.
 """
 
 from __future__ import annotations
@@ -82,9 +82,8 @@ def node_labels(
         FABRIC_NEAREST: rack,
         **preset.node_selector,
     }
-    for key, value in ((REGION, region), (ZONE, zone), (FABRIC_NEXT, block), (ACCELERATOR_DOMAIN, domain)):
-        if value is not None:
-            labels[key] = value
+    optional = {REGION: region, ZONE: zone, FABRIC_NEXT: block, ACCELERATOR_DOMAIN: domain}
+    labels |= {key: value for key, value in optional.items() if value is not None}
     if preset.family is Family.GPU and devices > 0:
         labels |= _gpu_labels(preset, devices, device_memory_bytes)
         if domain is not None:

@@ -1,0 +1,169 @@
+"""Computes a pod's status from the states of its containers, by the rules of a kubelet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from .containerstate import ContainerState, JsonObject, Running, Terminated, Waiting, container_status, timestamp
+
+
+class RestartPolicy(StrEnum):
+    """When a container that ended is started again."""
+
+    ALWAYS = "Always"
+    ON_FAILURE = "OnFailure"
+    NEVER = "Never"
+
+    def restarts(self, exit_code: int) -> bool:
+        """Whether a container that ended with this code runs again."""
+        return self is RestartPolicy.ALWAYS or (self is RestartPolicy.ON_FAILURE and exit_code != 0)
+
+
+class Phase(StrEnum):
+    """A pod's phase."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+    @property
+    def final(self) -> bool:
+        """Nothing of the pod runs, and never will again."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the whole pod failed, beyond what its containers did: refused by the node."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class PodView:
+    """All that the status is computed from. `ending`: the pod was deleted, so containers are not started again."""
+
+    pod: JsonObject
+    host_ip: str
+    pod_ip: str | None
+    started: datetime
+    init: tuple[ContainerState, ...]
+    containers: tuple[ContainerState, ...]
+    failure: Failure | None = None
+    ending: bool = False
+
+
+def restart_policy(pod: JsonObject) -> RestartPolicy:
+    """The pod's restart policy."""
+    return RestartPolicy(pod["spec"].get("restartPolicy", "Always"))
+
+
+def phase_of(view: PodView) -> Phase:
+    """The pod's phase."""
+    if view.failure is not None:
+        return Phase.FAILED
+    policy = RestartPolicy.NEVER if view.ending else restart_policy(view.pod)
+    if any(
+        isinstance(c.now, Terminated) and not policy.restarts(c.now.exit_code) and c.now.exit_code for c in view.init
+    ):
+        return Phase.FAILED
+    if all(isinstance(c.now, Terminated) for c in view.containers):
+        codes = [c.now.exit_code for c in view.containers if isinstance(c.now, Terminated)]
+        if any(policy.restarts(code) for code in codes):
+            return Phase.RUNNING
+        return Phase.FAILED if any(codes) else Phase.SUCCEEDED
+    if any(isinstance(c.now, Waiting) and c.last is None for c in view.containers):
+        return Phase.FAILED if view.ending and not _any_running(view.containers) else Phase.PENDING
+    return Phase.RUNNING
+
+
+def pod_status(view: PodView, now: datetime) -> JsonObject:
+    """The status as the API server should store it, without the conditions that others write."""
+    phase = phase_of(view)
+    status: JsonObject = {
+        "phase": phase.value,
+        "hostIP": view.host_ip,
+        "hostIPs": [{"ip": view.host_ip}],
+        "startTime": timestamp(view.started),
+        "conditions": _conditions(view, phase, now),
+        "containerStatuses": _statuses(view.pod, "containers", view.containers),
+    }
+    if generation := view.pod["metadata"].get("generation"):
+        status["observedGeneration"] = generation
+    if view.init:
+        status["initContainerStatuses"] = _statuses(view.pod, "initContainers", view.init)
+    if view.pod_ip is not None:
+        status["podIP"] = view.pod_ip
+        status["podIPs"] = [{"ip": view.pod_ip}]
+    if view.failure is not None:
+        status["reason"] = view.failure.reason
+        status["message"] = view.failure.message
+    return status
+
+
+def _statuses(pod: JsonObject, field: str, states: Iterable[ContainerState]) -> list[JsonObject]:
+    by_name = {container["name"]: container for container in pod["spec"].get(field, [])}
+    return [container_status(state, by_name[state.name], pod["metadata"]["uid"]) for state in states]
+
+
+def _conditions(view: PodView, phase: Phase, now: datetime) -> list[JsonObject]:
+    known = {condition["type"]: condition for condition in view.pod.get("status", {}).get("conditions", [])}
+    initialized = all(c.succeeded for c in view.init) or _any_started(view.containers)
+    unready = [c.name for c in view.containers if not c.ready]
+    gates = [
+        gate["conditionType"]
+        for gate in view.pod["spec"].get("readinessGates", [])
+        if known.get(gate["conditionType"], {}).get("status") != "True"
+    ]
+    if phase.final:
+        why = "PodCompleted" if phase is Phase.SUCCEEDED else "PodFailed"
+        containers_ready = ready = (False, why, "")
+    else:
+        unready_text = f"containers with unready status: [{' '.join(unready)}]"
+        containers_ready = (
+            not unready,
+            "" if not unready else "ContainersNotReady",
+            "" if not unready else unready_text,
+        )
+        ready = containers_ready
+        if not unready and gates:
+            ready = (
+                False,
+                "ReadinessGatesNotReady",
+                f"the status of pod readiness gates is not True: {', '.join(gates)}",
+            )
+    facts = {
+        "PodReadyToStartContainers": (view.pod_ip is not None and not phase.final, "", ""),
+        "Initialized": (
+            initialized or phase is Phase.SUCCEEDED,
+            "" if initialized else "ContainersNotInitialized",
+            ""
+            if initialized
+            else f"containers with incomplete status: [{' '.join(c.name for c in view.init if not c.succeeded)}]",
+        ),
+        "ContainersReady": containers_ready,
+        "Ready": ready,
+    }
+    return [_condition(kind, *fact, known.get(kind), now) for kind, fact in facts.items()]
+
+
+def _condition(kind: str, true: bool, reason: str, message: str, known: JsonObject | None, now: datetime) -> JsonObject:
+    status = "True" if true else "False"
+    since = timestamp(now)
+    if known is not None and known.get("status") == status:
+        since = known.get("lastTransitionTime") or since
+    # Empty reason and message are written too: a patch must be able to take away what an earlier one said.
+    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since}
+
+
+def _any_running(states: Iterable[ContainerState]) -> bool:
+    return any(isinstance(state.now, Running) for state in states)
+
+
+def _any_started(states: Iterable[ContainerState]) -> bool:
+    return any(not isinstance(state.now, Waiting) or state.last is not None for state in states)
