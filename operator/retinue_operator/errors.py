@@ -1,0 +1,149 @@
+"""What can go wrong when talking to the API server, classified once, and what follows from each class."""
+
+from collections.abc import Mapping
+from enum import Enum, StrEnum
+from typing import Any, ClassVar
+
+import aiohttp
+from pydantic import ValidationError
+
+
+class ErrorClass(StrEnum):
+    """The reason that condition, event, log line and metric share when a reconcile or a write fails."""
+
+    CONFLICT = "Conflict"
+    GONE = "Gone"
+    THROTTLED = "Throttled"
+    API_DOWN = "ApiDown"
+    FORBIDDEN = "Forbidden"
+    INVALID_OBJECT = "InvalidObject"
+    UNEXPECTED = "UnexpectedError"
+
+
+class Behaviour(Enum):
+    """What the work queue does with a key whose reconcile failed."""
+
+    BACK_OFF = "retry with exponential back-off"
+    AFTER = "retry when the server asked for it"
+    DROP = "forget it: the object is no more"
+    TERMINAL = "wait until the object or something it depends on changes"
+
+
+BEHAVIOUR: Mapping[ErrorClass, Behaviour] = {
+    ErrorClass.CONFLICT: Behaviour.BACK_OFF,
+    ErrorClass.GONE: Behaviour.DROP,
+    ErrorClass.THROTTLED: Behaviour.AFTER,
+    ErrorClass.API_DOWN: Behaviour.BACK_OFF,
+    # Rights are often granted minutes after the operator was started.
+    ErrorClass.FORBIDDEN: Behaviour.BACK_OFF,
+    ErrorClass.INVALID_OBJECT: Behaviour.TERMINAL,
+    ErrorClass.UNEXPECTED: Behaviour.BACK_OFF,
+}
+
+# Classes that a user has to do something about; the others pass.
+NEEDS_ATTENTION = frozenset({ErrorClass.FORBIDDEN, ErrorClass.INVALID_OBJECT, ErrorClass.UNEXPECTED})
+
+
+class KubeError(Exception):
+    """The API server refused a request; `status` is the HTTP code, the text is the server's own message."""
+
+    error_class: ClassVar[ErrorClass] = ErrorClass.UNEXPECTED
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Conflict(KubeError):
+    """Somebody else changed, owns or already created the object."""
+
+    error_class = ErrorClass.CONFLICT
+
+
+class Gone(KubeError):
+    """The object, its namespace or the resource version asked for does not exist any more."""
+
+    error_class = ErrorClass.GONE
+
+
+class NotFound(Gone):
+    """There is no such object, or no such kind."""
+
+
+class Throttled(KubeError):
+    """The server asks to come back in `retry_after` seconds."""
+
+    error_class = ErrorClass.THROTTLED
+
+    def __init__(self, message: str, status: int = 429, retry_after: float = 1.0) -> None:
+        super().__init__(message, status)
+        self.retry_after = retry_after
+
+
+class ApiDown(KubeError):
+    """The server did not answer, or answered that it cannot."""
+
+    error_class = ErrorClass.API_DOWN
+
+
+class Unauthorized(ApiDown):
+    """The credentials were refused, even after reading them again."""
+
+
+class Forbidden(KubeError):
+    """The service account lacks a right; the message says which."""
+
+    error_class = ErrorClass.FORBIDDEN
+
+
+class InvalidObject(KubeError):
+    """The object violates its schema; the message names the field."""
+
+    error_class = ErrorClass.INVALID_OBJECT
+
+
+_BY_STATUS: Mapping[int, type[KubeError]] = {
+    400: InvalidObject,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Gone,
+    422: InvalidObject,
+}
+
+
+def from_answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> KubeError:
+    """The error for an HTTP answer of 400 or more; `body` is the Status object, or empty if it was no JSON."""
+    message = str(body.get("message") or body.get("reason") or f"HTTP {status}")
+    details = body.get("details") or {}
+    causes = {cause.get("reason") for cause in details.get("causes") or []}
+    if status == 429:
+        waiting = headers.get("Retry-After") or details.get("retryAfterSeconds") or 1
+        return Throttled(message, status, float(waiting))
+    if "NamespaceTerminating" in causes:
+        return Gone(message, status)
+    if status >= 500:
+        return ApiDown(message, status)
+    return _BY_STATUS.get(status, KubeError)(message, status)
+
+
+def classify(error: BaseException) -> ErrorClass:
+    """The class of any exception that a reconcile may raise."""
+    if isinstance(error, KubeError):
+        return error.error_class
+    if isinstance(error, aiohttp.ClientError | TimeoutError | OSError):
+        return ErrorClass.API_DOWN
+    if isinstance(error, ValidationError):
+        return ErrorClass.INVALID_OBJECT
+    return ErrorClass.UNEXPECTED
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Seconds that the server asked to wait, or None."""
+    return error.retry_after if isinstance(error, Throttled) else None
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an exception on one line, never empty."""
+    return " ".join(str(error).split()) or type(error).__name__
