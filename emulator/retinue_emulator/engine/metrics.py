@@ -141,6 +141,10 @@ class EngineMetrics:
         """Present value of a counter, for reports and tests."""
         return self._counters[name] if label is None else self._labelled[name][label]
 
+    def histogram(self, name: str) -> BulkHistogram:
+        """One histogram of times (wall seconds), for reports and tests."""
+        return self._times[name]
+
     def collect(self) -> Iterable[Metric]:
         """Metric families in exposition form (prometheus_client calls this at each scrape)."""
         names = ["model_name", "engine"]
