@@ -10,12 +10,14 @@ from .objects import Objects
 
 
 @pytest.fixture
-def objects(cluster: ClusterAccess, namespace: str) -> Objects:
-    """The objects of this test's own namespace."""
-    return Objects(cluster, namespace)
+def objects(cluster: ClusterAccess, namespace: str) -> Iterator[Objects]:
+    """The objects of this test's own namespace; the NodeClasses that it makes are removed afterwards."""
+    objects = Objects(cluster, namespace)
+    yield objects
+    objects.delete_cluster_scoped()
 
 
 @pytest.fixture(scope="session")
-def shared_objects(cluster: ClusterAccess) -> Iterator[Objects]:
+def shared_objects(cluster: ClusterAccess) -> Objects:
     """Objects of the namespace `default`, for tests that write by dry run only."""
-    yield Objects(cluster, "default")
+    return Objects(cluster, "default")

@@ -13,7 +13,9 @@ from retinue.api import GROUP, KINDS, VERSION
 from retinue.api.types import Model
 from retinue_emulator.loopback import ClusterAccess
 
-SAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples" / "samples"
+_ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = _ROOT / "docs" / "examples" / "samples"
+CRDS = _ROOT / "crds"
 MODELS: Mapping[str, type[Model]] = {kind.kind_info.kind: kind for kind in KINDS}
 INFOS = {kind.kind_info.kind: kind.kind_info for kind in KINDS}
 
@@ -40,6 +42,36 @@ def sample_names() -> list[str]:
     return sorted(path.stem for path in SAMPLES.glob("*.yaml"))
 
 
+def fields_of(schema: Mapping[str, Any], path: str = "") -> set[str]:
+    """Paths of all fields that a schema declares, such as ``roles[].model.name``."""
+    if "items" in schema:
+        return fields_of(schema["items"], f"{path}[]")
+    found = {f"{path}.{name}".lstrip(".") for name in schema.get("properties", {})}
+    for name, child in schema.get("properties", {}).items():
+        found |= fields_of(child, f"{path}.{name}".lstrip("."))
+    return found
+
+
+def fields_in(value: Any, path: str = "") -> set[str]:
+    """Paths of all fields that a value sets, in the form of `fields_of`."""
+    if isinstance(value, list):
+        return {field for item in value for field in fields_in(item, f"{path}[]")}
+    if not isinstance(value, dict):
+        return set()
+    found = {f"{path}.{name}".lstrip(".") for name in value}
+    for name, child in value.items():
+        found |= fields_in(child, f"{path}.{name}".lstrip("."))
+    return found
+
+
+def schema_of(kind: str, part: str) -> dict[str, Any]:
+    """The schema of a kind's `spec` or `status` in the checked-in CRD."""
+    crd = yaml.safe_load((CRDS / f"{GROUP}_{INFOS[kind].plural}.yaml").read_text(encoding="utf-8"))
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][part]
+    assert isinstance(schema, dict)
+    return schema
+
+
 def merged(base: Any, patch: Any) -> Any:
     """JSON merge patch (RFC 7386), and a map with only numbers for keys patches the items of a list."""
     if isinstance(base, list) and isinstance(patch, dict) and all(isinstance(key, int) for key in patch):
@@ -61,13 +93,30 @@ class Objects:
     def __init__(self, access: ClusterAccess, namespace: str) -> None:
         self._client = config.new_client_from_config(config_file=str(access.kubeconfig))
         self.namespace = namespace
+        self._cluster_scoped: list[tuple[str, str]] = []
 
-    def create(self, manifest: Manifest, *, dry_run: bool = False, strict: bool = True) -> Manifest:
+    def create(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
         """Creates the object; raises Refusal."""
-        query = {"fieldValidation": "Strict" if strict else "Ignore", "fieldManager": "test"}
+        query = {"fieldValidation": "Strict", "fieldManager": "test"}
         if dry_run:
             query["dryRun"] = "All"
-        return self._request("POST", self._path(manifest["kind"]), query, manifest)
+        created = self._request("POST", self._path(manifest["kind"]), query, manifest)
+        if not dry_run and not INFOS[manifest["kind"]].namespaced:
+            self._cluster_scoped.append((manifest["kind"], manifest["metadata"]["name"]))
+        return created
+
+    def create_sample(self, name: str) -> Manifest:
+        """Creates a sample; one without a namespace gets a name that no other test has."""
+        manifest = sample(name)
+        if not INFOS[manifest["kind"]].namespaced:
+            manifest["metadata"]["name"] += self.namespace[-7:]
+        return self.create(manifest)
+
+    def delete_cluster_scoped(self) -> None:
+        """Deletes what this object created outside of its namespace."""
+        while self._cluster_scoped:
+            kind, name = self._cluster_scoped.pop()
+            self._request("DELETE", self._path(kind, name))
 
     def get(self, kind: str, name: str, subresource: str = "") -> Manifest:
         return self._request("GET", self._path(kind, name, subresource))
@@ -87,9 +136,6 @@ class Objects:
         """Server-side applies the fields in the manifest as this manager; raises Refusal."""
         path = self._path(manifest["kind"], manifest["metadata"]["name"], subresource)
         return self._request("PATCH", path, {"fieldManager": manager, "fieldValidation": "Strict"}, manifest)
-
-    def delete(self, kind: str, name: str) -> None:
-        self._request("DELETE", self._path(kind, name))
 
     def _path(self, kind: str, name: str = "", subresource: str = "") -> str:
         info = INFOS[kind]
@@ -116,5 +162,3 @@ class Objects:
             fields = tuple(cause.get("field", "") for cause in causes)
             raise Refusal(response.status, answer["message"], fields)
         return answer
-
-
