@@ -190,7 +190,7 @@ def _role(spec: Mapping[str, Any], status: Mapping[str, Any]) -> RoleView:
         model=model,
         served_by=spec.get("servedBy") or status.get("servedBy"),
         # A role that asks for prefill must not be served by its decode engines alone while the status lags behind.
-        wants_prefill=bool(spec.get("prefill") or spec.get("prefillPoolRef") or status.get("prefillPool")),
+        wants_prefill="prefill" in spec or "prefillPoolRef" in spec or bool(status.get("prefillPool")),
         prefill_pool=status.get("prefillPool"),
         decode_pool=status.get("decodePool"),
     )

@@ -112,7 +112,7 @@ class GatewayMetrics:
 
     def ended(self, key: RoleKey, code: int) -> None:
         if key in self._roles:
-            self._requests.labels(*_values(key), str(code)).inc()
+            self._requests.labels(*_values(key), str(int(code))).inc()
 
     def retried(self, key: RoleKey, reason: RetryReason) -> None:
         if key in self._roles:

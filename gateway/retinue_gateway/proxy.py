@@ -179,7 +179,7 @@ class Proxy:
         level(
             "request",
             role=str(order.role),
-            code=code,
+            code=int(code),
             request_id=order.headers["x-request-id"],
             session=order.session.key.id if order.session else None,
             seconds=round(now - order.arrived, 3),

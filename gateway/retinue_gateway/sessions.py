@@ -112,6 +112,7 @@ class SessionTable:
             self._resize(session, context_tokens)
         if session.final and session.in_flight == 0:
             self._forget(session, CloseReason.FINAL)
+        self._evict()
 
     def place(self, session: Session, stage: Stage, uid: str) -> None:
         """The session's cache of that stage is now on this instance."""
