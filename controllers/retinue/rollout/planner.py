@@ -54,9 +54,24 @@ def next_step(replicas: int, surge: int, unavailable: int, instances: Iterable[C
     """The next step towards `replicas` instances of the current revision; `Step()` when there is nothing to do."""
     known = tuple(instance for instance in instances if instance.phase != InstancePhase.GONE)
     live = [instance for instance in known if instance.live]
-    if all(instance.current for instance in live):
-        return _scale(replicas, known, live)
-    return _replace(replicas, surge, unavailable, known, live)
+    updated = [instance for instance in live if instance.current]
+    old = [instance for instance in live if not instance.current]
+    # An old instance that does not serve has nothing to lose and may hold the devices that a new one needs.
+    idle = [instance for instance in old if not instance.ready]
+    missing = max(0, replicas - len(updated))
+    reclaim = _reclaimable(known)[:missing]
+    create = missing - len(reclaim)
+    if any(not instance.current for instance in known):
+        create = min(create, replicas + surge - (len(known) - len(idle)))
+    surplus = victims(updated)[: max(0, len(updated) - replicas)]
+    spare = sum(instance.ready for instance in live) - max(0, replicas - unavailable)
+    leaving = [*victims(i for i in old if i.ready), *(i for i in surplus if i.ready)]
+    return Step(
+        create=max(0, create),
+        reclaim=tuple(i.name for i in reclaim),
+        drain=tuple(i.name for i in leaving[: max(0, spare)]),
+        remove=tuple(i.name for i in (*idle, *(i for i in surplus if not i.ready))),
+    )
 
 
 def victims(instances: Iterable[Candidate]) -> list[Candidate]:
@@ -79,50 +94,6 @@ def victims(instances: Iterable[Candidate]) -> list[Candidate]:
     )
 
 
-def _scale(replicas: int, known: Sequence[Candidate], live: Sequence[Candidate]) -> Step:
-    missing = replicas - len(live)
-    if missing > 0:
-        reclaim = _reclaimable(known)[:missing]
-        return Step(create=missing - len(reclaim), reclaim=tuple(i.name for i in reclaim))
-    if missing < 0:
-        return _let_go(victims(live)[:-missing])
-    return Step()
-
-
-def _replace(
-    replicas: int, surge: int, unavailable: int, known: Sequence[Candidate], live: Sequence[Candidate]
-) -> Step:
-    updated = [instance for instance in live if instance.current]
-    old = [instance for instance in live if not instance.current]
-    # An old instance that does not serve has nothing to lose and may hold the devices that a new one needs.
-    idle = [instance for instance in old if not instance.ready]
-    room = replicas + surge - (len(known) - len(idle))
-    wanted = max(0, min(room, replicas - len(updated)))
-    reclaim = _reclaimable(known)[: max(0, replicas - len(updated))]
-    spare_ready = sum(instance.ready for instance in live) - max(0, replicas - unavailable)
-    ready_old = victims(instance for instance in old if instance.ready)
-    leaving = ready_old[: max(0, spare_ready)]
-    surplus = victims(updated)[: max(0, len(updated) - replicas)]
-    # The surplus must not take from the same spare as the old ones did.
-    if surplus and not leaving:
-        serving = [i for i in surplus if i.ready][: max(0, spare_ready)]
-        leaving = [*leaving, *serving]
-        idle = [*idle, *(i for i in surplus if not i.ready)]
-    return Step(
-        create=max(0, wanted - len(reclaim)),
-        reclaim=tuple(i.name for i in reclaim),
-        drain=tuple(i.name for i in leaving),
-        remove=tuple(i.name for i in idle),
-    )
-
-
 def _reclaimable(known: Sequence[Candidate]) -> list[Candidate]:
     draining = [i for i in known if i.phase == InstancePhase.DRAINING and i.current]
     return list(reversed(victims(draining)))
-
-
-def _let_go(leaving: Sequence[Candidate]) -> Step:
-    return Step(
-        drain=tuple(i.name for i in leaving if i.ready),
-        remove=tuple(i.name for i in leaving if not i.ready),
-    )
