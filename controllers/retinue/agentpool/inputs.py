@@ -10,18 +10,16 @@ from retinue.api.kvcachetier import Medium
 from retinue.api.pool import PackMode
 from retinue.api.units import quantity, seconds
 from retinue.autoscaling.inputs import (
-    CacheGoals,
-    Goals,
     Inputs,
     PoolInputs,
     PoolKind,
     PoolSignals,
     RoleInputs,
     RoleSignals,
-    Settings,
     TierInputs,
     TierSignals,
 )
+from retinue.autoscaling.settings import CacheGoals, Goals, Settings
 from retinue.catalog.facts import MissingFact
 from retinue.economics.costmodel import decode_step_seconds, kv_bytes_per_token, prefill_seconds
 from retinue.placement.pack import Request, instances_that_fit

@@ -40,7 +40,7 @@ def plan(snapshot: AgentPoolSnapshot, now: float) -> Plan:
     _have_tiers(snapshot, draft)
     _have_pools(snapshot, draft)
     _remove_unwanted(snapshot, draft)
-    if snapshot.decision is not None:
+    if snapshot.decision is not None and snapshot.carry_out:
         _carry_out(snapshot, snapshot.decision, draft)
     status, events = agent_pool_status(snapshot, draft.taken, now)
     return Plan(

@@ -35,7 +35,8 @@ class AgentPoolSnapshot:
     """One AgentPool and the part of the world that its plan depends on.
 
     Pools and tiers are those of the namespace by name; `ages` is keyed by (pool kind or "tier", pool name).
-    `measured` is None when no Prometheus is configured. `decision` is the newest one, None before the first.
+    `measured` is None when no Prometheus is configured. `decision` is the newest one, None before the first;
+    `carry_out` says that it was made just now, so that its replicas are to be written.
     """
 
     agent_pool: AgentPool
@@ -48,4 +49,5 @@ class AgentPoolSnapshot:
     ages: Mapping[tuple[str, str], tuple[InstanceAge, ...]]
     measured: Measurements | None
     decision: Decision | None
+    carry_out: bool
     gateway_url: str

@@ -30,6 +30,8 @@ class EngineMetrics:
     queue_time: Series
     prefill_time: Series
     inter_token_time: Series
+    ttft: Series
+    """From arrival at the engine to its first token: of a prefill instance that is the end of the prompt."""
     running: Series
     """Gauge. It is there from the start of the engine: it also tells when the engine was scraped last."""
     waiting: tuple[Series, ...]
@@ -52,6 +54,7 @@ _VLLM = EngineMetrics(
     queue_time=Series("vllm:request_queue_time_seconds"),
     prefill_time=Series("vllm:request_prefill_time_seconds"),
     inter_token_time=Series("vllm:inter_token_latency_seconds"),
+    ttft=Series("vllm:time_to_first_token_seconds"),
     running=Series("vllm:num_requests_running"),
     waiting=(Series("vllm:num_requests_waiting"),),
     kv_use=Series("vllm:kv_cache_usage_perc"),
@@ -75,6 +78,7 @@ _SGLANG = EngineMetrics(
     queue_time=Series("sglang:queue_time_seconds"),
     prefill_time=Series("sglang:per_stage_req_latency_seconds", 'stage="prefill_forward"'),
     inter_token_time=Series("sglang:inter_token_latency_seconds"),
+    ttft=Series("sglang:time_to_first_token_seconds"),
     running=Series("sglang:num_running_reqs"),
     waiting=(
         Series("sglang:num_queue_reqs"),
@@ -95,6 +99,7 @@ _TENSORRT_LLM = EngineMetrics(
     prefill_time=Series("trtllm_request_prefill_time_seconds"),
     # There is no histogram of single gaps: the mean of each request is the nearest.
     inter_token_time=Series("trtllm_time_per_output_token_seconds"),
+    ttft=Series("trtllm_time_to_first_token_seconds"),
     running=Series("trtllm_num_requests_running"),
     waiting=(Series("trtllm_num_requests_waiting"),),
     kv_use=Series("trtllm_kv_cache_utilization"),

@@ -68,6 +68,8 @@ class PoolSignals:
     """Quantile of the time of a KV transfer into this pool."""
     inter_token_time: Signal = MISSING
     """Quantile of the gap between two tokens, as the engine measures it."""
+    ttft: Signal = MISSING
+    """Quantile of the time from arrival at the engine to its first token."""
     running: Signal = MISSING
     """Requests running now, all instances."""
     running_peak: Signal = MISSING

@@ -118,6 +118,7 @@ def _pool_queries(scope: Scope, engine: EngineMetrics, names: Iterable[str]) -> 
         transfer = promql.quantile(engine.transfer_time, group, scope.ttft_quantile)
         yield query("transfer_time", transfer, idle=True)
     yield query("inter_token_time", promql.quantile(engine.inter_token_time, group, scope.itl_quantile), idle=True)
+    yield query("ttft", promql.quantile(engine.ttft, group, scope.ttft_quantile), idle=True)
     yield query("running", running)
     yield query("running_peak", promql.peak(running, scope.window))
     yield query("waiting", promql.total(engine.waiting, group))

@@ -1,0 +1,88 @@
+"""Reconciles PrefillPools and DecodePools: observes pods, nodes, tiers and metrics, asks the core for the next step."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from retinue.api import DecodePool, PrefillPool, labels
+from retinue.autoscaling.assemble import instance_sessions, pool_signals
+from retinue.autoscaling.inputs import PoolKind as MeasuredKind
+from retinue.plan import Key, Manifest, Plan, earliest
+from retinue.pool.plan import plan
+from retinue.pool.snapshot import Pool, PoolKind, PoolMetrics, PoolSnapshot, pod_view
+from retinue_operator.controller import EVERY, World
+from retinue_operator.controllers.inflight import in_flight
+from retinue_operator.controllers.measure import Measurer, metrics_interval, scope_of_pool
+from retinue_operator.controllers.observe import fleet, parse, tiers
+
+
+class PoolController:
+    """One pool of one kind at a time."""
+
+    def __init__(self, model: type[PrefillPool] | type[DecodePool], measurer: Measurer | None) -> None:
+        self._model = model
+        self._measurer = measurer
+        self.kind = model.kind_info.kind
+        self._pool_kind = PoolKind.PREFILL if model is PrefillPool else PoolKind.DECODE
+
+    def keys_for(self, kind: str, obj: Manifest) -> Iterable[Key]:
+        """Its pods and service, tiers of its namespace, nodes and classes; a pod that goes makes room for others."""
+        meta = obj["metadata"]
+        tags, namespace = meta.get("labels", {}), meta.get("namespace", "")
+        if kind in ("Pod", "Service") and tags.get(labels.POOL_KIND) == self._pool_kind.value and labels.POOL in tags:
+            yield Key(self.kind, namespace, tags[labels.POOL])
+        if kind == "Pod" and meta.get("deletionTimestamp"):
+            yield Key(self.kind, "", EVERY)
+        if kind == "KVCacheTier":
+            yield Key(self.kind, namespace, EVERY)
+        if kind in ("Node", "NodeClass"):
+            yield Key(self.kind, "", EVERY)
+
+    async def reconcile(self, key: Key, world: World) -> Plan | None:
+        """The next step of the pool."""
+        cache = world.cache
+        pool = parse(self._model, cache.get(self.kind, key.namespace, key.name))
+        if pool is None or pool.metadata.deletion_timestamp is not None:
+            return None
+        mine = {labels.POOL: key.name, labels.POOL_KIND: self._pool_kind.value}
+        draining = await in_flight(world.http, cache.select("Pod", key.namespace, mine))
+        metrics, again = await self._metrics(pool, world)
+        # Two pools must not be promised the same devices: the lock is held until this plan is carried out.
+        async with world.exclusive("placement"):
+            pool = parse(self._model, cache.get(self.kind, key.namespace, key.name))
+            if pool is None:
+                return None
+            seen = fleet(cache)
+            snapshot = PoolSnapshot(
+                kind=self._pool_kind,
+                pool=pool,
+                pods=tuple(pod_view(pod) for pod in cache.select("Pod", key.namespace, mine)),
+                classes=seen.classes,
+                class_errors=seen.errors,
+                nodes=seen.nodes,
+                holds=seen.holds,
+                tiers=tiers(cache, key.namespace),
+                in_flight=draining,
+                metrics=metrics,
+            )
+            made = plan(snapshot, world.now())
+        return replace(made, requeue_after=earliest(made.requeue_after, again))
+
+    async def _metrics(self, pool: Pool, world: World) -> tuple[PoolMetrics | None, float | None]:
+        """What Prometheus says of the pool, and when to ask again; (None, None) where there is none."""
+        if self._measurer is None:
+            return None, None
+        kind = MeasuredKind(self._pool_kind.value)
+        scope = scope_of_pool(world.cache, kind, pool)
+        interval = metrics_interval(world.cache, pool.metadata)
+        poll = await self._measurer.measure(scope, world.now(), interval / 2)
+        signals = pool_signals(poll.samples, kind, pool.metadata.name)
+        return (
+            PoolMetrics(
+                hit_rate=signals.hit_rate.value,
+                ttft_p95=signals.ttft.value,
+                itl_p95=signals.inter_token_time.value,
+                sessions=instance_sessions(poll.samples),
+                error=poll.error,
+            ),
+            interval,
+        )
