@@ -164,14 +164,14 @@ async def test_blocks_of_512_tokens_count_as_eight_of_64(world: World) -> None:
 
 async def test_a_stream_carries_all_tokens_then_usage_then_done(world: World) -> None:
     engine = await world.engine()
-    body = replay("s", [[0, 10]], 640, max_tokens=300, stream_options={"include_usage": True})
+    body = replay("s", [[0, 10]], 640, max_tokens=3_000, stream_options={"include_usage": True})
     events = await world.stream(engine, body)
     text = "".join(event["choices"][0]["delta"]["content"] for event in events[:-1])
-    assert text == " token" * 300
+    assert text == " token" * 3_000
     assert [event["choices"][0]["finish_reason"] for event in events[:-1]][-1] == "length"
     assert all(event["choices"][0]["finish_reason"] is None for event in events[:-2])
     assert events[-1]["choices"] == []
-    assert events[-1]["usage"]["completion_tokens"] == 300
+    assert events[-1]["usage"]["completion_tokens"] == 3_000
     assert {event["object"] for event in events} == {"chat.completion.chunk"}
     assert 2 < len(events) < 150, "tokens are coalesced, but not into one piece"
 
@@ -249,7 +249,7 @@ async def test_it_is_not_ready_before_its_cold_start_has_passed(world: World) ->
     assert (refused.status, refused.code) == (503, "not_ready")
     started = world.clock.now()
     await until(engine.ready.is_set, "the engine is ready")
-    assert world.clock.now() - started < 8
+    assert world.clock.now() - started < 4 + SPEED, "at most a second of the wall late"
     async with world.http.get(world.url(engine, "/health")) as response:
         assert response.status == 200
 
@@ -333,7 +333,7 @@ async def test_held_kv_that_nobody_pulls_is_given_back_after_its_lease(
 
 async def test_draining_finishes_running_streams_and_refuses_new_requests(world: World) -> None:
     engine = await world.engine()
-    running = asyncio.create_task(world.stream(engine, replay("s", [[0, 10]], 640, max_tokens=1_500)))
+    running = asyncio.create_task(world.stream(engine, replay("s", [[0, 10]], 640, max_tokens=5_000)))
     await until(lambda: engine.scheduler.running == 1, "the stream runs")
     draining = asyncio.create_task(engine.drain(30))
     await until(lambda: engine.draining, "the engine drains")
@@ -341,7 +341,7 @@ async def test_draining_finishes_running_streams_and_refuses_new_requests(world:
     assert (refused.status, refused.code) == (503, "draining")
     assert sample(await world.metrics(engine), "vllm:num_requests_running") == 1
     events = await running
-    assert sum(event["choices"][0]["delta"]["content"].count("token") for event in events) == 1_500
+    assert sum(event["choices"][0]["delta"]["content"].count("token") for event in events) == 5_000
     assert await draining is True
     with pytest.raises(aiohttp.ClientConnectionError):
         await world.post(engine, replay("t", [[0, 1]], 64))
@@ -381,14 +381,14 @@ async def test_a_client_that_goes_away_stops_costing(world: World) -> None:
 
 async def test_requests_queue_while_the_kv_cache_is_full(world: World) -> None:
     engine = await world.engine("--num-gpu-blocks-override=200", "--context-window=12800")
-    bodies = [replay(f"s{n}", [[0, 100]], 6_400, max_tokens=600) for n in range(3)]
+    bodies = [replay(f"s{n}", [[0, 100]], 6_400, max_tokens=3_000) for n in range(3)]
     tasks = [asyncio.create_task(world.post(engine, body)) for body in bodies]
     await until(lambda: engine.scheduler.waiting == 2, "two requests wait")
     metrics = await world.metrics(engine)
     assert sample(metrics, "vllm:num_requests_running") == 1
     assert sample(metrics, "vllm:num_requests_waiting") == 2
     assert sample(metrics, "vllm:num_requests_waiting_by_reason", reason="capacity") == 2
-    assert sample(metrics, "vllm:kv_cache_usage_perc") == pytest.approx(112 / 200), "prompt, output, windowed layers"
+    assert sample(metrics, "vllm:kv_cache_usage_perc") == pytest.approx(149 / 200), "prompt, output, windowed layers"
     assert [answer.status for answer in await asyncio.gather(*tasks)] == [200, 200, 200]
     done = await world.metrics(engine)
     assert sample(done, "vllm:num_requests_waiting") == 0
@@ -476,7 +476,7 @@ async def test_a_client_sees_the_modelled_times_on_the_wall(world: World) -> Non
     took = (time.monotonic() - began) * SPEED
     shape = engine.config.shape
     expected = prefill_seconds(shape, 16_000, 0) + 1_000 * decode_step_seconds(shape, 1, 16_500)
-    assert expected <= took < expected * 1.3
+    assert expected <= took < expected + SPEED, "at most a second of the wall late"
 
 
 async def test_a_host_cache_catches_what_falls_out_of_device_memory(world: World) -> None:

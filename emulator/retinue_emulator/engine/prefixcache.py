@@ -12,19 +12,17 @@ its way out, and touching a prompt of thousands of blocks runs at the speed of d
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import Protocol
 
 # Rebuild the eviction queue when it holds this many more segments than is worth skipping one by one.
 _MAX_SEGMENTS = 20_000
 
 
-class EvictedBlocks(Protocol):
-    """Told which keys left the cache for want of room, the least recently used first, and when they were last used."""
-
-    def __call__(self, keys: list[int], last_used: float, now: float) -> None: ...
+EvictedBlocks = Callable[[list[int], float, float], None]
+"""Told which keys left the cache for want of room, the least recently used first; when the last of them was last used;
+and the present time."""
 
 
 @dataclass(slots=True)
