@@ -73,7 +73,8 @@ class ContainerRunner:
                     return
                 await self._back_off(now)
             await self._pull()
-            self._set(replace(self.state, now=await self._run_once(), ready=False))
+            ended = await self._run_once()
+            self._set(replace(self.state, now=ended, ready=False))
 
     def crash(self, message: str) -> None:
         """Makes a running process exit with 1."""
