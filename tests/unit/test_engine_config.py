@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from retinue.api.pool import KVPrecision, Precision
 from retinue_emulator.engine.cli import engine_main, tier_main
 from retinue_emulator.engine.config import ConfigError, EngineRole, TierAddress, parse_engine, parse_tier
 
@@ -142,3 +143,11 @@ def test_a_process_serves_until_sigterm_and_exits_cleanly(entry: str, arguments:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("kv_precision", list(KVPrecision))
+def test_every_precision_of_the_api_can_be_simulated(precision: Precision, kv_precision: KVPrecision) -> None:
+    arguments = ["--role=decode", "--model=gpt-oss-120b", "--device=b200", "--tensor=8"]
+    config = parse_engine([*arguments, f"--precision={precision}", f"--kv-precision={kv_precision}"], {})
+    assert config.kv_blocks > 0
