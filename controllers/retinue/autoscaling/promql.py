@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from retinue.autoscaling.engine_metrics import Series
 
-# Far enough back to say how long something has been dead; after that it is missing.
-HISTORY_SECONDS = 600
+# How many windows back a series that ended is looked for, and at how many moments of each; before that it is missing.
+_HISTORY_WINDOWS = 10
+_MOMENTS = 6
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def age(series: Series, group: Grouping) -> str:
     not. A series that ended is looked for in the past, at coarser steps.
     """
     chosen = group.select(series)
-    step = duration(HISTORY_SECONDS / 60)
+    past = f"{duration(_HISTORY_WINDOWS * group.window)}:{duration(group.window / _MOMENTS)}"
     alive = f"max by ({group.labels()}) (timestamp({chosen}))"
-    ended = f"max by ({group.labels()}) (max_over_time(timestamp({chosen})[{duration(HISTORY_SECONDS)}:{step}]))"
+    ended = f"max by ({group.labels()}) (max_over_time(timestamp({chosen})[{past}]))"
     return f"time() - ({alive} or {ended})"

@@ -82,9 +82,7 @@ async def _ask_all(
 
 
 def _join(query: Query, values: list[Point], ages: list[Point]) -> list[Sample]:
-    known = {
-        key: point for point in ages if (key := query.key(point.labels)) is not None and point.value == point.value
-    }
+    known = {key: point for point in ages if (key := query.key(point.labels)) is not None}
     found: list[Sample] = []
     seen: set[str] = set()
     for point in values:
