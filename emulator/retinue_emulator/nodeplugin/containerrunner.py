@@ -89,10 +89,15 @@ class ContainerRunner:
     async def terminate(self, grace_seconds: float) -> None:
         """Ends a running process in order, by force after the grace. The task of `run` must be cancelled before."""
         process, self._process = self._process, None
-        started = self.state.now.since if isinstance(self.state.now, Running) else _now()
+        now = self.state.now
+        started = now.since if isinstance(now, Running) else _now()
         if process is None:
-            if isinstance(self.state.now, Running):
-                self._set(replace(self.state, now=Terminated(KILLED_EXIT, "Error", "", started, _now()), ready=False))
+            if not isinstance(now, Terminated):
+                # A kubelet accounts for every container of a pod that goes, also for one that never ran or was between
+                # two runs.
+                lost = Terminated(KILLED_EXIT, "ContainerStatusUnknown", "", started, _now())
+                last = self.state.last if isinstance(now, Waiting) else None
+                self._set(replace(self.state, now=last or lost, ready=False))
             return
         self._around.emit("Normal", "Killing", f"Stopping container {self.name}")
         clean, failed = False, False

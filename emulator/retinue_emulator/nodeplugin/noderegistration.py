@@ -33,6 +33,7 @@ class NodeRegistration:
         self._address = address
         self._uid = ""
         self._boot = uuid.uuid4()
+        self._has_lease = False
 
     @property
     def _path(self) -> str:
@@ -59,7 +60,7 @@ class NodeRegistration:
         """Writes the node's status. `known` is the Node as last seen."""
         await self._api.patch(f"{self._path}/status", {"status": self._status(allocatable, health, known)})
 
-    async def renew_lease(self) -> None:
+    async def renew_lease(self, *, retry: bool = True) -> None:
         """Says that the node is alive."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = {"holderIdentity": self._facts.name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now}
@@ -69,11 +70,18 @@ class NodeRegistration:
         metadata: JsonObject = {"name": name, "namespace": "kube-node-lease", "ownerReferences": [owner]}
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
         try:
-            await self._api.patch(f"{_LEASES}/{name}", body, content_type=MERGE_PATCH)
+            if self._has_lease:
+                await self._api.patch(f"{_LEASES}/{name}", body, content_type=MERGE_PATCH)
+            else:
+                await self._api.create(_LEASES, body)
+            self._has_lease = True
         except ApiError as error:
-            if not error.gone:
+            # The lease of an earlier run is there, or somebody removed ours: the other way works.
+            if not error.gone and not error.conflict:
                 raise
-            await self._api.create(_LEASES, body)
+            self._has_lease = not self._has_lease
+            if retry:
+                await self.renew_lease(retry=False)
 
     async def set_fault(self, text: str | None) -> None:
         """Writes the fault annotation; None removes it."""

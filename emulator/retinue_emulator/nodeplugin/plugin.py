@@ -87,6 +87,11 @@ class NodePlugin:
         return None if self._server is None else self._server.port
 
     @property
+    def address_range(self) -> str | None:
+        """The part of 127.0.0.0/8 that this plugin has claimed, None while it does not run."""
+        return None if self._claim is None else str(self._claim.network)
+
+    @property
     def behind(self) -> str | None:
         """Why the run's numbers are not to be trusted; None while the emulator keeps up with its clock."""
         return self.clock.watch.verdict

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from .containerstate import ContainerState, JsonObject, Running, Terminated, Waiting, container_status, timestamp
+from .containerstate import ContainerState, JsonObject, Terminated, Waiting, container_status, timestamp
 
 
 class RestartPolicy(StrEnum):
@@ -78,7 +78,7 @@ def phase_of(view: PodView) -> Phase:
             return Phase.RUNNING
         return Phase.FAILED if any(codes) else Phase.SUCCEEDED
     if any(isinstance(c.now, Waiting) and c.last is None for c in view.containers):
-        return Phase.FAILED if view.ending and not _any_running(view.containers) else Phase.PENDING
+        return Phase.PENDING
     return Phase.RUNNING
 
 
@@ -114,55 +114,61 @@ def _statuses(pod: JsonObject, field: str, states: Iterable[ContainerState]) -> 
 def _conditions(view: PodView, phase: Phase, now: datetime) -> list[JsonObject]:
     known = {condition["type"]: condition for condition in view.pod.get("status", {}).get("conditions", [])}
     initialized = all(c.succeeded for c in view.init) or _any_started(view.containers)
+    uninitialized = "" if initialized else _listed("incomplete", (c.name for c in view.init if not c.succeeded))
+    facts = {
+        "PodReadyToStartContainers": _Fact(view.pod_ip is not None and not phase.final),
+        "Initialized": _Fact(initialized, "" if initialized else "ContainersNotInitialized", uninitialized),
+        "ContainersReady": _containers_ready(view, phase),
+        "Ready": _ready(view, phase, known),
+    }
+    return [_condition(kind, fact, known.get(kind), now) for kind, fact in facts.items()]
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """Whether a condition holds, and why not."""
+
+    true: bool
+    reason: str = ""
+    message: str = ""
+
+
+def _containers_ready(view: PodView, phase: Phase) -> _Fact:
+    if phase.final:
+        return _Fact(False, "PodCompleted" if phase is Phase.SUCCEEDED else "PodFailed")
     unready = [c.name for c in view.containers if not c.ready]
+    return _Fact(False, "ContainersNotReady", _listed("unready", unready)) if unready else _Fact(True)
+
+
+def _ready(view: PodView, phase: Phase, known: Mapping[str, JsonObject]) -> _Fact:
+    containers = _containers_ready(view, phase)
     gates = [
         gate["conditionType"]
         for gate in view.pod["spec"].get("readinessGates", [])
         if known.get(gate["conditionType"], {}).get("status") != "True"
     ]
-    if phase.final:
-        why = "PodCompleted" if phase is Phase.SUCCEEDED else "PodFailed"
-        containers_ready = ready = (False, why, "")
-    else:
-        unready_text = f"containers with unready status: [{' '.join(unready)}]"
-        containers_ready = (
-            not unready,
-            "" if not unready else "ContainersNotReady",
-            "" if not unready else unready_text,
-        )
-        ready = containers_ready
-        if not unready and gates:
-            ready = (
-                False,
-                "ReadinessGatesNotReady",
-                f"the status of pod readiness gates is not True: {', '.join(gates)}",
-            )
-    facts = {
-        "PodReadyToStartContainers": (view.pod_ip is not None and not phase.final, "", ""),
-        "Initialized": (
-            initialized or phase is Phase.SUCCEEDED,
-            "" if initialized else "ContainersNotInitialized",
-            ""
-            if initialized
-            else f"containers with incomplete status: [{' '.join(c.name for c in view.init if not c.succeeded)}]",
-        ),
-        "ContainersReady": containers_ready,
-        "Ready": ready,
-    }
-    return [_condition(kind, *fact, known.get(kind), now) for kind, fact in facts.items()]
+    if containers.true and gates:
+        return _Fact(False, "ReadinessGatesNotReady", f"readiness gates that are not True: {', '.join(gates)}")
+    return containers
 
 
-def _condition(kind: str, true: bool, reason: str, message: str, known: JsonObject | None, now: datetime) -> JsonObject:
-    status = "True" if true else "False"
+def _listed(what: str, names: Iterable[str]) -> str:
+    return f"containers with {what} status: [{' '.join(names)}]"
+
+
+def _condition(kind: str, fact: _Fact, known: JsonObject | None, now: datetime) -> JsonObject:
+    status = "True" if fact.true else "False"
     since = timestamp(now)
     if known is not None and known.get("status") == status:
         since = known.get("lastTransitionTime") or since
     # Empty reason and message are written too: a patch must be able to take away what an earlier one said.
-    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since}
-
-
-def _any_running(states: Iterable[ContainerState]) -> bool:
-    return any(isinstance(state.now, Running) for state in states)
+    return {
+        "type": kind,
+        "status": status,
+        "reason": fact.reason,
+        "message": fact.message,
+        "lastTransitionTime": since,
+    }
 
 
 def _any_started(states: Iterable[ContainerState]) -> bool:
