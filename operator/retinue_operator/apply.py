@@ -38,9 +38,9 @@ class WriteError:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What executing a plan did: requests that changed something, writes not needed, and failures."""
+    """What executing a plan did: each write in words, the number of writes not needed, and failures."""
 
-    written: int = 0
+    written: tuple[str, ...] = ()
     skipped: int = 0
     errors: tuple[WriteError, ...] = ()
 
@@ -106,8 +106,7 @@ class Applier:
             self._metrics.skipped.labels(kind, verb, why).inc()
             return Outcome(skipped=1)
         self._metrics.writes.labels(kind, verb, "ok").inc()
-        _LOG.info("wrote", verb=verb, object_kind=kind, object_namespace=namespace, object_name=name)
-        return Outcome(written=1)
+        return Outcome(written=(f"{verb} {kind} {name}",))
 
     def _failed(self, verb: str, kind: str, namespace: str, name: str, error: KubeError) -> Outcome:
         failure = WriteError(verb, kind, namespace, name, error.error_class, one_line(error), retry_after(error))

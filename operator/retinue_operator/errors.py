@@ -15,6 +15,7 @@ class ErrorClass(StrEnum):
     GONE = "Gone"
     THROTTLED = "Throttled"
     API_DOWN = "ApiDown"
+    WAITING = "WaitingForDependency"
     FORBIDDEN = "Forbidden"
     INVALID_OBJECT = "InvalidObject"
     UNEXPECTED = "UnexpectedError"
@@ -34,6 +35,7 @@ BEHAVIOUR: Mapping[ErrorClass, Behaviour] = {
     ErrorClass.GONE: Behaviour.DROP,
     ErrorClass.THROTTLED: Behaviour.AFTER,
     ErrorClass.API_DOWN: Behaviour.BACK_OFF,
+    ErrorClass.WAITING: Behaviour.BACK_OFF,
     # Rights are often granted minutes after the operator was started.
     ErrorClass.FORBIDDEN: Behaviour.BACK_OFF,
     ErrorClass.INVALID_OBJECT: Behaviour.TERMINAL,
@@ -90,6 +92,12 @@ class Unauthorized(ApiDown):
     """The credentials were refused, even after reading them again."""
 
 
+class Waiting(KubeError):
+    """Something that the object needs does not exist yet, such as the service account of a new namespace."""
+
+    error_class = ErrorClass.WAITING
+
+
 class Forbidden(KubeError):
     """The service account lacks a right; the message says which."""
 
@@ -123,6 +131,9 @@ def from_answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str]
         return Throttled(message, status, float(waiting))
     if "NamespaceTerminating" in causes:
         return Gone(message, status)
+    if status == 403 and "error looking up service account" in message:
+        # Admission of pods; the controller manager makes the account moments after the namespace.
+        return Waiting(message, status)
     if status >= 500:
         return ApiDown(message, status)
     return _BY_STATUS.get(status, KubeError)(message, status)

@@ -22,6 +22,7 @@ from retinue_operator.queue import Next
 from retinue_operator.status import StatusWriter, with_errors
 
 _LOG = structlog.stdlib.get_logger(__name__)
+_LOGGED_WRITES = 8
 
 
 class Reconciler:
@@ -69,7 +70,8 @@ class Reconciler:
         if outcome.written or outcome.errors:
             _LOG.info(
                 "reconciled",
-                written=outcome.written,
+                written=len(outcome.written),
+                writes=list(outcome.written[:_LOGGED_WRITES]),
                 failed=len(outcome.errors),
                 again_in=plan.requeue_after,
                 notes=list(plan.notes),

@@ -50,7 +50,7 @@ class StatusWriter:
         self._settled.remember(memory, hash_, differences(status, after) | surplus(status, after))
         self._cache.put(answer)
         self._metrics.writes.labels(key.kind, "status", "ok").inc()
-        return Outcome(written=1)
+        return Outcome(written=(f"status {key.kind} {key.name}",))
 
     def _skipped(self, key: Key, why: str) -> Outcome:
         self._metrics.skipped.labels(key.kind, "status", why).inc()
