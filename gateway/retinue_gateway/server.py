@@ -88,13 +88,19 @@ class Gateway:
                 cluster, self.table, namespaces=self.settings.namespaces, on_publish=self.table_changed
             )
             self._problems = observer.problems
-            async with asyncio.TaskGroup() as group:
-                following = group.create_task(observer.run())
+            following = asyncio.create_task(observer.run())
+            stopping = asyncio.create_task(stop.wait())
+            try:
                 async with self.listening():
-                    await stop.wait()
+                    await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                    if following.done():
+                        # It follows for ever unless there is a bug; without it the routing table would be a lie.
+                        await following
                     self._stopping = True
                     await asyncio.sleep(self.settings.shutdown_delay)
+            finally:
                 following.cancel()
+                stopping.cancel()
 
     def table_changed(self) -> None:
         """Call after publishing to `table`: known roles get their metrics, roles that are gone are forgotten."""
