@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from prometheus_client import disable_created_metrics
 from pydantic import ValidationError
 
 from retinue_gateway.cluster import ClusterConfigError
@@ -109,6 +110,8 @@ def run(
         typer.echo(f"retinue-gateway: invalid settings: {wrong}", err=True)
         raise typer.Exit(2) from error
     configure_logs(settings.log_level, settings.log_format)
+    # They would double the number of series, for creation times that nothing here reads.
+    disable_created_metrics()
     try:
         asyncio.run(_serve(settings))
     except ClusterConfigError as error:

@@ -23,7 +23,14 @@ def token(text: str, **more: Any) -> dict[str, Any]:
 
 ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
 USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
-STREAM = [ROLE, token("a"), token('say "usage": {"x": 1}'), token("ü"), {"choices": [], "usage": USAGE}, "[DONE]"]
+STREAM: list[dict[str, Any] | str] = [
+    ROLE,
+    token("a"),
+    token('say "usage": {"x": 1}'),
+    token("ü"),
+    {"choices": [], "usage": USAGE},
+    "[DONE]",
+]
 
 
 def through(pieces: list[bytes], **options: Any) -> tuple[bytes, EventStream]:
