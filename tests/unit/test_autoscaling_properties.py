@@ -1,6 +1,6 @@
 """What holds for every history of metrics: bounds, budget, slow shrinking and only on knowledge, exact replay."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import pytest
@@ -35,9 +35,9 @@ anything = st.one_of(
 )
 signals = st.builds(Signal, anything, st.one_of(st.none(), st.floats(min_value=0.0, max_value=300.0)))
 fresh = st.builds(Signal, st.floats(min_value=0.0, max_value=1e6), st.just(1.0))
-pool_signals = st.builds(PoolSignals, *[signals] * 19)
-role_signals = st.builds(RoleSignals, *[signals] * 14)
-tier_signals = st.builds(TierSignals, *[signals] * 6)
+pool_signals = st.builds(PoolSignals, **{item.name: signals for item in fields(PoolSignals)})
+role_signals = st.builds(RoleSignals, **{item.name: signals for item in fields(RoleSignals)})
+tier_signals = st.builds(TierSignals, **{item.name: signals for item in fields(TierSignals)})
 ages = st.lists(st.floats(min_value=0.0, max_value=2000.0), max_size=6).map(tuple)
 optional_size = st.one_of(st.none(), st.floats(min_value=0.0, max_value=1e7))
 money = st.one_of(st.none(), st.floats(min_value=0.0, max_value=100.0))

@@ -148,7 +148,7 @@ class PrometheusClient:
         settings = self.settings
         headers = dict(settings.headers)
         if settings.basic is not None:
-            headers["Authorization"] = aiohttp.BasicAuth(*settings.basic).encode()
+            headers["Authorization"] = aiohttp.encode_basic_auth(*settings.basic)
         token = settings.bearer
         if settings.bearer_file is not None:
             try:
