@@ -153,7 +153,8 @@ def _prefill_speed(shape: InstanceShape | None) -> float | None:
     if shape is None:
         return None
     try:
-        return TYPICAL_NEW_TOKENS / prefill_seconds(shape.engine, TYPICAL_NEW_TOKENS, TYPICAL_CONTEXT_TOKENS)
+        taken = prefill_seconds(shape.engine, TYPICAL_NEW_TOKENS, TYPICAL_CONTEXT_TOKENS)
+        return TYPICAL_NEW_TOKENS / taken * shape.node_class.time_scale
     except MissingFact:
         return None
 
@@ -162,12 +163,13 @@ def _slots(shape: InstanceShape | None, inter_token_goal: float) -> float | None
     """The largest batch of typical contexts whose step meets the inter-token goal and that fits in KV memory."""
     if shape is None:
         return None
+    goal = inter_token_goal * shape.node_class.time_scale
     fits = max(1, min(MAX_SEQUENCES, shape.kv_capacity_tokens // TYPICAL_CONTEXT_TOKENS))
     try:
         low, high = 1, fits
         while low < high:
             middle = (low + high + 1) // 2
-            if decode_step_seconds(shape.engine, middle, TYPICAL_CONTEXT_TOKENS) <= inter_token_goal:
+            if decode_step_seconds(shape.engine, middle, TYPICAL_CONTEXT_TOKENS) <= goal:
                 low = middle
             else:
                 high = middle - 1

@@ -22,7 +22,10 @@ POOL_KIND_TIER = "tier"
 SPEC_HASH = "retinue.dev/spec-hash"
 DOMAIN = "retinue.dev/domain"
 DRAIN_STARTED = "retinue.dev/drain-started"
+TEMPLATE = "retinue.dev/template"
 FAULT = "retinue.dev/fault"
+# On a NodeClass: its nodes are emulated and run at this many times real speed.
+TIME_SCALE = "retinue.dev/time-scale"
 
 PLACEMENT_GATE = "retinue.dev/placement"
 ENGINE_CONTAINER = "engine"

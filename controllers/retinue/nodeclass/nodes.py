@@ -59,10 +59,15 @@ def node_from(manifest: Manifest) -> Node:
     )
 
 
+def is_gated(pod_spec: Manifest) -> bool:
+    """Whether a pod waits behind our placement gate; gates of others do not count."""
+    return any(gate["name"] == labels.PLACEMENT_GATE for gate in pod_spec.get("schedulingGates", []))
+
+
 def hold_from(pod: Manifest) -> Hold | None:
     """What a pod holds: None for one that has ended or still waits behind the placement gate."""
     spec, meta = pod.get("spec", {}), pod["metadata"]
-    if pod.get("status", {}).get("phase") in _TERMINAL or spec.get("schedulingGates"):
+    if pod.get("status", {}).get("phase") in _TERMINAL or is_gated(spec):
         return None
     requests: dict[str, int] = {}
     for container in spec.get("containers", []):

@@ -30,7 +30,7 @@ def plan(snapshot: NodeClassSnapshot, now: float) -> Plan:
     """The class's status; `now` in seconds since the epoch."""
     object_ = snapshot.node_class
     try:
-        class_ = resolve(object_.metadata.name, object_.spec)
+        class_ = resolve(object_.metadata.name, object_.spec, object_.metadata.annotations)
     except UnknownPreset as error:
         return Plan(status=_invalid(object_, f"spec.preset: {error}", now).to_wire())
     matching = tuple(node for node in snapshot.nodes if class_.matches(node))

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from retinue.api import labels
 from retinue.api.nodeclass import DeviceFacts as DeviceOverrides
 from retinue.api.nodeclass import Family, NodeClassSpec
 from retinue.api.types import Toleration
@@ -11,6 +13,9 @@ from retinue.catalog.facts import DeviceFacts, Preset, TopologyLevel
 from retinue.catalog.load import CUSTOM_DEVICE, device_with
 from retinue.catalog.load import preset as load_preset
 from retinue.nodeclass.nodes import Node, tolerated
+
+
+NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class ResolvedClass:
     rdma: Mapping[str, int]
     cost_per_node_hour: float | None
     preliminary: bool = False
+    time_scale: float = 1.0
+    """Emulated nodes may run at a multiple of real speed; what the cost model says of them must follow."""
 
     def matches(self, node: Node) -> bool:
         """Whether the node belongs to the class: it carries every label of the selector."""
@@ -49,8 +56,8 @@ class ResolvedClass:
         return None if self.cost_per_node_hour is None else self.cost_per_node_hour / max(1, self.per_node)
 
 
-def resolve(name: str, spec: NodeClassSpec) -> ResolvedClass:
-    """Fills a class's preset in.
+def resolve(name: str, spec: NodeClassSpec, annotations: Mapping[str, str] = NO_ANNOTATIONS) -> ResolvedClass:
+    """Fills a class's preset in; of the annotations, retinue.dev/time-scale counts.
 
     Raises:
         UnknownPreset: spec.preset is not in the catalogue; the message names the nearest.
@@ -78,6 +85,7 @@ def resolve(name: str, spec: NodeClassSpec) -> ResolvedClass:
         rdma=spec.rdma_resources or {},
         cost_per_node_hour=None if spec.cost_per_node_hour is None else float(spec.cost_per_node_hour),
         preliminary=bool(base and base.preliminary),
+        time_scale=_time_scale(annotations.get(labels.TIME_SCALE)),
     )
 
 
@@ -89,3 +97,12 @@ def _device(base: Preset | None, own: DeviceOverrides | None) -> DeviceFacts | N
     if "memory" in overrides and "memoryBandwidthGBps" in overrides:
         return device_with(base.name if base else CUSTOM_DEVICE, overrides)
     return None
+
+
+def _time_scale(text: str | None) -> float:
+    """The multiple of real speed; anything that is not a positive number counts as real time."""
+    try:
+        value = float(text) if text else 1.0
+    except ValueError:
+        return 1.0
+    return value if 0 < value < float("inf") else 1.0

@@ -49,7 +49,7 @@ def fleet(cache: Cache) -> Fleet:
     errors: dict[str, str] = {}
     for name, object_ in parse_all(NodeClass, cache.select("NodeClass")).items():
         try:
-            classes[name] = resolve(name, object_.spec)
+            classes[name] = resolve(name, object_.spec, object_.metadata.annotations)
         except UnknownPreset as error:
             errors[name] = f"spec.preset: {error}"
     return Fleet(
