@@ -10,7 +10,7 @@ import pytest
 from retinue_emulator.engine.clock import Clock
 from retinue_emulator.engine.config import TierAddress, TierConfig
 from retinue_emulator.engine.tier import TierServer, TierStore, leading
-from retinue_emulator.engine.tiers import RemoteTiers, skip_blocks
+from retinue_emulator.engine.tiers import RemoteTiers, TierServers, skip_blocks
 
 
 def test_a_lookup_returns_the_leading_stored_run() -> None:
@@ -134,3 +134,22 @@ async def test_metrics_have_mooncakes_names(servers: list[TierServer]) -> None:
         "retinue_tier_hit_tokens_total 0.0",
     ):
         assert line in lines
+
+
+async def test_a_tier_named_by_a_service_is_asked_for_its_servers_again_while_engines_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("retinue_emulator.engine.tiers._RESOLVE_SECONDS", 0.0)
+    known: list[str] = ["127.0.0.1"]
+
+    async def resolve(host: str) -> list[str]:
+        assert host == "cold-tier.agents.svc"
+        return known
+
+    servers = TierServers("http://cold-tier.agents.svc:8000", resolve)
+
+    assert await servers.urls() == ("http://127.0.0.1:8000",)
+    known.append("127.0.0.2")
+    assert await servers.urls() == ("http://127.0.0.1:8000", "http://127.0.0.2:8000")
+    known.clear()
+    assert await servers.urls() == ()

@@ -14,7 +14,7 @@ from retinue_emulator.engine.config import BLOCK_TOKENS, EngineConfig
 from retinue_emulator.engine.kvtransfer import TransferFailed, pull_remote
 from retinue_emulator.engine.metrics import EngineMetrics
 from retinue_emulator.engine.request import SimRequest
-from retinue_emulator.engine.tiers import RemoteTiers, skip_blocks
+from retinue_emulator.engine.tiers import RemoteTiers, Resolver, skip_blocks
 
 Arrived = Callable[[SimRequest], None]
 Failed = Callable[[SimRequest, str], None]
@@ -29,10 +29,17 @@ class KvAcquisition:
         metrics: where hits and transfers are counted.
         arrived: called when a request's KV is in device memory.
         failed: called with a message when it cannot be had.
+        resolve: from a tier's host name to addresses; by default the resolver of the machine.
     """
 
     def __init__(
-        self, config: EngineConfig, clock: Clock, metrics: EngineMetrics, arrived: Arrived, failed: Failed
+        self,
+        config: EngineConfig,
+        clock: Clock,
+        metrics: EngineMetrics,
+        arrived: Arrived,
+        failed: Failed,
+        resolve: Resolver | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -40,7 +47,7 @@ class KvAcquisition:
         self._arrived = arrived
         self._failed = failed
         self._token_bytes = kv_bytes_per_token(config.shape)
-        self._tiers = RemoteTiers(config.tiers, self._token_bytes)
+        self._tiers = RemoteTiers(config.tiers, self._token_bytes, resolve)
         self._http: aiohttp.ClientSession | None = None
         self._fetches: dict[str, asyncio.Task[None]] = {}
 

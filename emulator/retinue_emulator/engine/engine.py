@@ -21,6 +21,7 @@ from retinue_emulator.engine.prompts import Call, bad_request
 from retinue_emulator.engine.request import SimRequest
 from retinue_emulator.engine.scheduler import Hooks, Limits, Scheduler
 from retinue_emulator.engine.server import engine_app
+from retinue_emulator.engine.tiers import Resolver
 
 # Assumptions (no source states them): weights stream from node-local flash or a warm network store at 2 GB/s per
 # device, and starting the process, compiling and capturing graphs takes 20 s whatever the model.
@@ -42,6 +43,7 @@ class SimulatedEngine:
         address: IPv4 address to bind.
         port: 0 picks a free one; None takes the config's.
         advertise: address by which decode engines reach this one, when it is not `address`.
+        resolve: from a tier's host name to the addresses of its servers; by default the resolver of the machine.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class SimulatedEngine:
         port: int | None = None,
         *,
         advertise: str | None = None,
+        resolve: Resolver | None = None,
     ) -> None:
         self.config = config
         self.clock = clock
@@ -66,7 +69,7 @@ class SimulatedEngine:
         self._block_bytes = block_bytes
         self.memory = KvMemory(config.kv_blocks, int(config.host_cache_bytes // block_bytes), self._hand_down)
         self.metrics = EngineMetrics(config, clock.speed, self._gauges)
-        self._kv = KvAcquisition(config, clock, self.metrics, self._kv_arrived, self._kv_failed)
+        self._kv = KvAcquisition(config, clock, self.metrics, self._kv_arrived, self._kv_failed, resolve)
         replicas = config.shape.replicas
         self.scheduler = Scheduler(
             StepTimes(config.shape),

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from urllib.parse import urlsplit
 
 from .containerstate import JsonObject
-
-_TIER_FLAG = "--tier="
 
 
 class ClusterNames:
@@ -39,15 +36,9 @@ class ClusterNames:
                 found.append(address)
         return tuple(sorted(found))
 
-    def expand_tiers(self, args: Sequence[str]) -> list[str]:
-        """Engine arguments with every `--tier=NAME=http://service:port` replaced by one for each server behind it."""
-        expanded: list[str] = []
-        for arg in args:
-            name, _, url = arg.removeprefix(_TIER_FLAG).partition("=")
-            parts = urlsplit(url)
-            addresses = self.resolve(parts.hostname or "") if arg.startswith(_TIER_FLAG) else ()
-            expanded += [f"{_TIER_FLAG}{name}={parts.scheme}://{a}:{parts.port or 80}" for a in addresses] or [arg]
-        return expanded
+    async def answer(self, host: str) -> Sequence[str]:
+        """`resolve` in the form in which engines ask for the servers of a tier."""
+        return self.resolve(host)
 
 
 def _is_ready(status: JsonObject) -> bool:

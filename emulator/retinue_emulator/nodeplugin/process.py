@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from prometheus_client import CollectorRegistry
+
 from retinue_emulator.engine.clock import Clock
 from retinue_emulator.engine.config import ConfigError, parse_engine, parse_tier
 from retinue_emulator.engine.engine import SimulatedEngine
@@ -12,6 +14,7 @@ from retinue_emulator.engine.tier import TierServer
 
 from .clusternames import ClusterNames
 from .faults import PodFaults
+from .haltingclock import HaltingClock
 from .podspec import CommandLine
 
 USAGE_EXIT = 2
@@ -100,17 +103,19 @@ class InertProcess:
 
 
 class ServerProcess:
-    """A simulated engine or tier server in this process."""
+    """A simulated engine or tier server in this process, on a clock of its own that a fault can halt."""
 
-    def __init__(self, server: SimulatedEngine | TierServer) -> None:
+    def __init__(self, server: SimulatedEngine | TierServer, clock: HaltingClock) -> None:
         self._server = server
+        self._clock = clock
         self._started = False
-        self._faults = PodFaults()
+        self._holder = server.metrics if isinstance(server, SimulatedEngine) else server
+        self._registry = self._holder.registry
 
     @property
     def ready(self) -> bool:
-        """What GET /health would say."""
-        if not self._started or self._faults.hang:
+        """What GET /health says, and False while it hangs."""
+        if not self._started or self._clock.halted:
             return False
         return not isinstance(self._server, SimulatedEngine) or self._server.ready.is_set()
 
@@ -142,8 +147,9 @@ class ServerProcess:
         await self._server.stop()
 
     def suffer(self, faults: PodFaults) -> None:
-        """hang and metrics-gone."""
-        self._faults = faults
+        """hang: it takes requests and produces nothing; metrics-gone: /metrics has no series."""
+        self._clock.halt(faults.hang)
+        self._holder.registry = CollectorRegistry() if faults.metrics_gone else self._registry
 
 
 def launch(command: CommandLine, address: str, clock: Clock, names: ClusterNames) -> Process:
@@ -152,16 +158,14 @@ def launch(command: CommandLine, address: str, clock: Clock, names: ClusterNames
     Raises:
         LaunchError: an engine or tier with arguments that it would refuse.
     """
-    match command.argv:
-        case ("retinue-emulator", "engine", *args):
-            try:
-                config = parse_engine(names.expand_tiers(args), command.env)
-            except ConfigError as error:
-                raise LaunchError(str(error), USAGE_EXIT) from error
-            return ServerProcess(SimulatedEngine(config, clock, address))
-        case ("retinue-emulator", "tier", *args):
-            try:
-                return ServerProcess(TierServer(parse_tier(args), clock, address))
-            except ConfigError as error:
-                raise LaunchError(str(error), USAGE_EXIT) from error
+    own = HaltingClock(clock)
+    try:
+        match command.argv:
+            case ("retinue-emulator", "engine", *args):
+                config = parse_engine(args, command.env)
+                return ServerProcess(SimulatedEngine(config, own, address, resolve=names.answer), own)
+            case ("retinue-emulator", "tier", *args):
+                return ServerProcess(TierServer(parse_tier(args), own, address), own)
+    except ConfigError as error:
+        raise LaunchError(str(error), USAGE_EXIT) from error
     return InertProcess(command.argv, clock)
