@@ -33,7 +33,8 @@ def test_a_flip_moves_the_transition_time() -> None:
 
 def test_a_condition_without_a_finding_is_dropped_and_the_rest_is_ordered_by_type() -> None:
     valid = Finding(ConditionType.VALID, None, Reason.ACCEPTED, "")
-    merged = merge(merge([], [READY], 1, 1.0), [valid, Finding(ConditionType.PLACED, True, Reason.ALL_PLACED, "")], 1, 2.0)
+    placed = Finding(ConditionType.PLACED, True, Reason.ALL_PLACED, "")
+    merged = merge(merge([], [READY], 1, 1.0), [valid, placed], 1, 2.0)
     assert [(c.type, c.status) for c in merged] == [("Placed", "True"), ("Valid", "Unknown")]
     assert find(merged, ConditionType.READY) is None
 

@@ -31,7 +31,15 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("4", 4), ("512Gi", 512 * 2**30), ("2Ti", 2**41), ("20k", 20_000), ("1.5Ki", 1536), ("1500m", 1), ("3P", 3 * 10**15)],
+    [
+        ("4", 4),
+        ("512Gi", 512 * 2**30),
+        ("2Ti", 2**41),
+        ("20k", 20_000),
+        ("1.5Ki", 1536),
+        ("1500m", 1),
+        ("3P", 3 * 10**15),
+    ],
 )
 def test_quantities_are_read_as_whole_units(text: str, expected: int) -> None:
     assert quantity(text) == expected

@@ -14,7 +14,6 @@ from retinue.catalog.load import CUSTOM_DEVICE, device_with
 from retinue.catalog.load import preset as load_preset
 from retinue.nodeclass.nodes import Node, tolerated
 
-
 NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
 
 

@@ -27,12 +27,25 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Domain:
+    """One domain of a level: nodes whose first label of the level has this key and value."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
 class Placement:
-    """Where the instance goes: a class, and a domain as a label that the scheduler can match (None = any node)."""
+    """Where the instance goes: a class, and a domain as a label that the scheduler can match (None = any node).
+
+    `nearer_labels` are keys that come before `domain_label` at its level: a node that carries one of them is in another
+    domain, whatever its `domain_label` says.
+    """
 
     node_class: str
     domain: str | None
     domain_label: str | None
+    nearer_labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,7 @@ def place(request: Request, class_: ResolvedClass, nodes: Iterable[Node], holds:
     if level is None:
         return _place_anywhere(request, class_, free, all_nodes)
     domains = _domains(free, level)
-    fitting = [name for name, members in domains.items() if _slots(members, request.requests) >= request.pods]
+    fitting = [domain for domain, members in domains.items() if _slots(members, request.requests) >= request.pods]
     if not fitting and not request.required:
         return _place_anywhere(request, class_, free, all_nodes)
     if not fitting:
@@ -70,13 +83,28 @@ def place(request: Request, class_: ResolvedClass, nodes: Iterable[Node], holds:
     resource = class_.resource or ""
     best = min(
         fitting,
-        key=lambda name: (
-            _crowding(domains[name], spread, request.occupied),
-            sum(member.free.get(resource, 0) for member in domains[name]),
-            name,
+        key=lambda domain: (
+            _crowding(domains[domain], spread, request.occupied),
+            sum(member.free.get(resource, 0) for member in domains[domain]),
+            domain.name,
+            domain.key,
         ),
     )
-    return Placement(class_.name, best, domain_key(domains[best][0].node, level))
+    return _placement_in(class_, best, level)
+
+
+def placement_of(domain: str, request: Request, class_: ResolvedClass, nodes: Iterable[Node]) -> Placement | None:
+    """The placement that `place` gave when it chose `domain` for this request; None when no node is in it any more."""
+    level = _pack_level(request, class_)
+    if level is None or isinstance(level, str):
+        return None
+    keys = {domain_key(n, level) for n in nodes if class_.matches(n) and domain_of(n, level) == domain}
+    found = next((key for key in level.keys if key in keys), None)
+    return None if found is None else _placement_in(class_, Domain(domain, found), level)
+
+
+def _placement_in(class_: ResolvedClass, domain: Domain, level: TopologyLevel) -> Placement:
+    return Placement(class_.name, domain.name, domain.key, level.keys[: level.keys.index(domain.key)])
 
 
 def _pack_level(request: Request, class_: ResolvedClass) -> TopologyLevel | str | None:
@@ -90,12 +118,13 @@ def _pack_level(request: Request, class_: ResolvedClass) -> TopologyLevel | str 
     return None
 
 
-def _domains(free: Sequence[Free], level: TopologyLevel) -> dict[str, list[Free]]:
-    domains: dict[str, list[Free]] = {}
+def _domains(free: Sequence[Free], level: TopologyLevel) -> dict[Domain, list[Free]]:
+    domains: dict[Domain, list[Free]] = {}
     for member in free:
         # A node without any of the level's labels cannot be matched by the scheduler, so it is no domain.
-        if domain_key(member.node, level) is not None:
-            domains.setdefault(domain_of(member.node, level), []).append(member)
+        key = domain_key(member.node, level)
+        if key is not None:
+            domains.setdefault(Domain(member.node.labels[key], key), []).append(member)
     return domains
 
 
@@ -148,9 +177,9 @@ def _explain(
         if not domains:
             lines.append(f"no usable node carries a label of level {level.level} ({', '.join(level.keys)})")
         else:
-            best = max(domains, key=lambda name: (_slots(domains[name], request.requests), name))
+            best = max(domains, key=lambda domain: (_slots(domains[domain], request.requests), domain.name))
             lines.append(
-                f"nearest miss: {level.level} {best} has room for {_slots(domains[best], request.requests)} of "
+                f"nearest miss: {level.level} {best.name} has room for {_slots(domains[best], request.requests)} of "
                 f"{request.pods} pods"
             )
     elif free:

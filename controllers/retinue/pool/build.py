@@ -1,10 +1,14 @@
 """The objects of a pool: one function per object."""
 
 import copy
+import hashlib
+import json
+import math
 from typing import Any
 
 from retinue.api import GROUP, VERSION, labels
 from retinue.api.kvcachetier import Medium
+from retinue.api.units import seconds
 from retinue.engines.launch import Launch, TierServer, command
 from retinue.placement.pack import Placement
 from retinue.plan import Manifest
@@ -72,15 +76,19 @@ def build_pod(
     rank: int,
     revision: str,
     placement: Placement | None,
-    grace_seconds: int,
 ) -> Manifest:
-    """One pod of an instance: gated while `placement` is None, bound to its domain afterwards."""
+    """One pod of an instance: gated while `placement` is None, bound to its domain afterwards.
+
+    An annotation carries a hash of what the gate's removal must not change: a gated pod that was built differently
+    cannot be released, because the API server refuses any other change of a pod.
+    """
     meta = snapshot.pool.metadata
     template = copy.deepcopy(snapshot.pool.spec.pod_template or {})
     annotations = {labels.DOMAIN: placement.domain} if placement and placement.domain else {}
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": grace_seconds,
+        # A deleted pod may finish its streams for as long as a drain may take.
+        "terminationGracePeriodSeconds": math.ceil(seconds(snapshot.pool.spec.drain.timeout)),
         "hostname": pod_name(instance, rank),
         "subdomain": service_name(meta.name, snapshot.kind),
         "automountServiceAccountToken": False,
@@ -90,10 +98,6 @@ def build_pod(
     tolerations = [toleration.to_wire() for toleration in shape.node_class.tolerations]
     if tolerations:
         spec["tolerations"] = tolerations
-    if placement is None:
-        spec["schedulingGates"] = [{"name": labels.PLACEMENT_GATE}]
-    elif placement.domain is not None and placement.domain_label is not None:
-        spec["affinity"] = _affinity(placement.domain_label, placement.domain)
     pod: Manifest = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -115,6 +119,11 @@ def build_pod(
         "spec": spec,
     }
     merged: Manifest = _merge(pod, {key: template[key] for key in ("metadata", "spec") if key in template})
+    merged["metadata"]["annotations"][labels.TEMPLATE] = _hash(merged["spec"])
+    if placement is None:
+        merged["spec"].setdefault("schedulingGates", []).append({"name": labels.PLACEMENT_GATE})
+    elif placement.domain is not None and placement.domain_label is not None:
+        _bind(merged["spec"], placement)
     return merged
 
 
@@ -188,9 +197,20 @@ def _resources(shape: InstanceShape) -> Manifest:
     return {"requests": amounts, "limits": limits}
 
 
-def _affinity(key: str, value: str) -> Manifest:
-    term = {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}
-    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+def _hash(pod_spec: Manifest) -> str:
+    text = json.dumps(pod_spec, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _bind(pod_spec: Manifest, placement: Placement) -> None:
+    """Adds the domain to every alternative of the required node affinity; the user's template may bring some."""
+    expressions: list[Manifest] = [{"key": key, "operator": "DoesNotExist"} for key in placement.nearer_labels]
+    expressions.append({"key": placement.domain_label, "operator": "In", "values": [placement.domain]})
+    node_affinity: Manifest = pod_spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
+    required: Manifest = node_affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
+    terms: list[Manifest] = required.setdefault("nodeSelectorTerms", [{}])
+    for term in terms:
+        term["matchExpressions"] = [*term.get("matchExpressions", []), *expressions]
 
 
 def _merge(base: Any, own: Any) -> Any:

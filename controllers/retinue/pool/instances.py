@@ -37,8 +37,8 @@ class Instance:
 
     @property
     def gated(self) -> bool:
-        """All its pods exist and wait behind the placement gate."""
-        return len(self.pods) == self.expected_pods and all(pod.gated for pod in self.pods)
+        """All its pods exist and one at least waits behind the placement gate."""
+        return len(self.pods) == self.expected_pods and any(pod.gated for pod in self.pods)
 
     @property
     def incomplete(self) -> bool:
@@ -116,7 +116,7 @@ def _instance(
         expected_pods=wanted,
         revision=pods[0].revision if pods else (record.revision if record else ""),
         node_class=node_class,
-        phase=_phase(pods, wanted, draining is not None, going and not _awaits_restart(record)),
+        phase=_phase(pods, wanted, draining is not None, going, _awaits_restart(record)),
         restarts=record.restarts if record else 0,
         last_restart=epoch(record.last_restart) if record and record.last_restart else 0.0,
         drain_started=epoch(draining) if draining else None,
@@ -131,9 +131,9 @@ def _awaits_restart(record: InstanceStatus | None) -> bool:
     return record is not None and record.phase == InstancePhase.PENDING and record.restarts > 0
 
 
-def _phase(pods: tuple[PodView, ...], wanted: int, draining: bool, going: bool) -> InstancePhase:
+def _phase(pods: tuple[PodView, ...], wanted: int, draining: bool, going: bool, restarting: bool) -> InstancePhase:
     if going:
-        return InstancePhase.GONE
+        return InstancePhase.PENDING if restarting else InstancePhase.GONE
     if draining:
         return InstancePhase.DRAINING
     if len(pods) < wanted or any(pod.gated or pod.node is None for pod in pods):

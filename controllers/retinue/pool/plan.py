@@ -1,55 +1,21 @@
 """Plans one pool: which instances to create, place, restart, drain and remove, and what its status says."""
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from retinue.api.pool import InstancePhase, PackMode
-from retinue.api.units import seconds
+from retinue.api.pool import InstancePhase
 from retinue.conditions import Reason, timestamp
-from retinue.nodeclass.nodes import Hold
-from retinue.placement.capacity import domain_of
-from retinue.placement.pack import NoFit, Placement, Request, place
-from retinue.plan import Apply, Delete, Event, EventType, Manager, Plan, earliest
+from retinue.plan import Apply, Manager, Plan
 from retinue.pool.admission import Admission, admit
 from retinue.pool.build import build_drain_marks, build_pod, build_service
-from retinue.pool.instances import Instance, free_indexes, group, instance_name, pod_name
+from retinue.pool.draft import Draft
+from retinue.pool.drain import DRAIN_POLL_SECONDS, finish_drains
+from retinue.pool.instances import UNSCHEDULABLE_SECONDS, Instance, free_indexes, group, instance_name
+from retinue.pool.release import choose_class, release_gated
 from retinue.pool.revision import revision as revision_of
-from retinue.pool.shape import InstanceShape
-from retinue.pool.snapshot import PodView, PoolSnapshot
+from retinue.pool.snapshot import PoolSnapshot
 from retinue.pool.status import pool_status
-from retinue.rollout.backoff import restart_delay
+from retinue.rollout.backoff import HEALTHY_SECONDS, restart_delay
 from retinue.rollout.planner import Candidate, next_step
-
-DRAIN_POLL_SECONDS = 1.0
-DRAIN_SETTLE_SECONDS = 2.0
-"""Routers learn of an unroutable pod by watch: a drain is not over before they surely have."""
-PLACEMENT_RETRY_SECONDS = 30.0
-
-
-@dataclass
-class Draft:
-    """What the plan has decided so far."""
-
-    apply: list[Apply] = field(default_factory=list)
-    delete: list[Delete] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    requeue: float | None = None
-    restarted: dict[str, str] = field(default_factory=dict)
-    unplaced: list[NoFit] = field(default_factory=list)
-    removed: set[str] = field(default_factory=set)
-    drained: set[str] = field(default_factory=set)
-
-    def say(self, reason: Reason, message: str, warning: bool = False) -> None:
-        self.events.append(Event(EventType.WARNING if warning else EventType.NORMAL, reason.value, message))
-
-    def again(self, delay: float) -> None:
-        self.requeue = earliest(self.requeue, max(0.05, delay))
-
-    def remove(self, pods: Iterable[PodView], namespace: str) -> None:
-        for pod in pods:
-            if not pod.deleting:
-                self.delete.append(Delete("v1", "Pod", namespace, pod.name, pod.uid))
 
 
 def plan(snapshot: PoolSnapshot, now: float) -> Plan:
@@ -64,8 +30,9 @@ def plan(snapshot: PoolSnapshot, now: float) -> Plan:
         _restart_failed(snapshot, instances, draft)
         _move_towards_replicas(snapshot, admission, instances, revision, draft, now)
         _complete_interrupted(snapshot, admission, instances, revision, draft, now)
-        _release_gated(snapshot, admission, instances, revision, draft)
-    _finish_drains(snapshot, instances, draft, now)
+        release_gated(snapshot, admission, instances, revision, draft)
+    finish_drains(snapshot, instances, draft, now)
+    _look_again_when_due(instances, draft, now)
     status, events = pool_status(
         snapshot, admission, instances, revision, draft.restarted, draft.removed, draft.drained, draft.unplaced, now
     )
@@ -114,6 +81,7 @@ def _move_towards_replicas(
     for name in step.reclaim:
         for pod in by_name[name].pods:
             draft.apply.append(Apply(build_drain_marks(snapshot, pod.name, None), Manager.INSTANCE))
+        draft.reclaimed.add(name)
         draft.say(Reason.SCALING_UP, f"taking {name} back: its cache is warm and it had not finished draining")
     for name in step.drain:
         started = timestamp(now)
@@ -133,13 +101,27 @@ def _move_towards_replicas(
             draft.say(Reason.INSTANCE_CREATED, f"created {name} with revision {revision}")
 
 
+def _look_again_when_due(instances: Iterable[Instance], draft: Draft, now: float) -> None:
+    """What changes by time alone: a released pod that finds no node, and failures that are forgotten."""
+    for instance in instances:
+        for pod in instance.pods:
+            if pod.node is None and pod.unschedulable_since is not None and not pod.deleting:
+                draft.again(pod.unschedulable_since + UNSCHEDULABLE_SECONDS - now)
+        if instance.restarts and instance.phase == InstancePhase.READY:
+            left = instance.last_restart + HEALTHY_SECONDS - now
+            if left > 0:
+                draft.again(left)
+
+
 def _candidate(snapshot: PoolSnapshot, admission: Admission, instance: Instance, revision: str) -> Candidate:
     metrics = snapshot.metrics
+    # Without its tiers the pool can make no new instance, so none is outdated: what serves goes on serving.
+    current = instance.revision == revision and instance.node_class in admission.shapes
     phase = InstancePhase.PENDING if instance.failure and instance.phase != InstancePhase.DRAINING else instance.phase
     return Candidate(
         name=instance.name,
         phase=phase,
-        current=instance.revision == revision and instance.node_class in admission.shapes,
+        current=current or not admission.connected,
         sessions=metrics.sessions.get(instance.name) if metrics else None,
         cached_tokens=metrics.cached_tokens.get(instance.name) if metrics else None,
         created=instance.created,
@@ -154,18 +136,10 @@ def _worth(snapshot: PoolSnapshot, name: str) -> str:
 
 def _create(snapshot: PoolSnapshot, admission: Admission, name: str, revision: str, draft: Draft) -> None:
     """Applies the gated pods of an instance on the first class of the list that has room, else on the first."""
-    shape = _choose_class(snapshot, admission)
+    shape = choose_class(snapshot, admission)
     for rank in range(shape.pods):
-        draft.apply.append(Apply(build_pod(snapshot, shape, name, rank, revision, None, _grace(snapshot))))
+        draft.apply.append(Apply(build_pod(snapshot, shape, name, rank, revision, None)))
     draft.again(1.0)
-
-
-def _choose_class(snapshot: PoolSnapshot, admission: Admission) -> InstanceShape:
-    for shape in admission.shapes.values():
-        found = place(_request(snapshot, shape, ()), shape.node_class, snapshot.nodes, snapshot.holds)
-        if isinstance(found, Placement):
-            return shape
-    return next(iter(admission.shapes.values()))
 
 
 def _complete_interrupted(
@@ -195,109 +169,4 @@ def _complete_interrupted(
             continue
         existing = {pod.rank for pod in instance.pods}
         for rank in sorted(set(range(shape.pods)) - existing):
-            draft.apply.append(Apply(build_pod(snapshot, shape, instance.name, rank, revision, None, _grace(snapshot))))
-
-
-def _release_gated(
-    snapshot: PoolSnapshot, admission: Admission, instances: tuple[Instance, ...], revision: str, draft: Draft
-) -> None:
-    """Gives each complete gated instance one domain and releases its pods together, or says why none fits."""
-    promised: list[Hold] = []
-    for instance in instances:
-        if not instance.gated or instance.going or instance.failure or instance.name in draft.removed:
-            continue
-        shape = admission.shapes.get(instance.node_class)
-        if shape is None or instance.revision != revision:
-            continue
-        holds = (*snapshot.holds, *promised)
-        found = place(_request(snapshot, shape, instances), shape.node_class, snapshot.nodes, holds)
-        if isinstance(found, NoFit):
-            _try_other_class(snapshot, admission, instance, shape, holds, draft)
-            draft.unplaced.append(found)
-            draft.again(PLACEMENT_RETRY_SECONDS)
-            continue
-        for rank in range(shape.pods):
-            pod = build_pod(snapshot, shape, instance.name, rank, revision, found, _grace(snapshot))
-            draft.apply.append(Apply(pod))
-            promised.append(
-                Hold(pod_name(instance.name, rank), None, shape.node_class.name, found.domain, shape.requests)
-            )
-        where = f"{found.domain_label}={found.domain}" if found.domain else "any of its nodes"
-        draft.say(Reason.INSTANCE_PLACED, f"placed {instance.name} on class {found.node_class}, {where}")
-
-
-def _try_other_class(
-    snapshot: PoolSnapshot,
-    admission: Admission,
-    instance: Instance,
-    shape: InstanceShape,
-    holds: tuple[Hold, ...],
-    draft: Draft,
-) -> None:
-    """Takes a gated instance back when another class of the list has room: it is created there next."""
-    for other in admission.shapes.values():
-        if other.node_class.name == shape.node_class.name:
-            continue
-        if isinstance(place(_request(snapshot, other, ()), other.node_class, snapshot.nodes, holds), Placement):
-            draft.remove(instance.pods, snapshot.pool.metadata.namespace)
-            draft.removed.add(instance.name)
-            draft.again(1.0)
-            return
-
-
-def _request(snapshot: PoolSnapshot, shape: InstanceShape, instances: Iterable[Instance]) -> Request:
-    topology = snapshot.pool.spec.topology
-    return Request(
-        pods=shape.pods,
-        requests=shape.requests,
-        pack=topology.pack,
-        required=topology.mode == PackMode.REQUIRED,
-        spread=topology.spread,
-        occupied=_occupied(snapshot, shape, instances),
-    )
-
-
-def _occupied(snapshot: PoolSnapshot, shape: InstanceShape, instances: Iterable[Instance]) -> dict[str, int]:
-    """How many of the pool's instances sit in each domain of the spread level."""
-    spread = snapshot.pool.spec.topology.spread
-    level = shape.node_class.level(spread) if spread else None
-    if level is None:
-        return {}
-    nodes = {node.name: node for node in snapshot.nodes}
-    counts: dict[str, int] = {}
-    for instance in instances:
-        used = {domain_of(nodes[pod.node], level) for pod in instance.pods if pod.node in nodes}
-        for domain in used or ({instance.domain} if instance.domain else set()):
-            counts[domain] = counts.get(domain, 0) + 1
-    return counts
-
-
-def _finish_drains(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: Draft, now: float) -> None:
-    """Deletes a drained instance once nothing is in flight on it, or its time is up."""
-    timeout = seconds(snapshot.pool.spec.drain.timeout)
-    for instance in instances:
-        if instance.phase != InstancePhase.DRAINING or instance.drain_started is None or instance.failure:
-            continue
-        if any(
-            entry.manifest["metadata"]["name"] == pod_name(instance.name, 0)
-            for entry in draft.apply
-            if entry.manager == Manager.INSTANCE
-        ):
-            continue
-        elapsed = now - instance.drain_started
-        in_flight = snapshot.in_flight.get(instance.name)
-        if elapsed >= timeout:
-            left = "unknown" if in_flight is None else str(in_flight)
-            draft.say(Reason.DRAIN_TIMED_OUT, f"{instance.name} still had {left} requests after {timeout:.0f}s", True)
-        elif elapsed < DRAIN_SETTLE_SECONDS or (in_flight != 0 and instance.ready_pods > 0):
-            draft.again(DRAIN_POLL_SECONDS)
-            continue
-        else:
-            draft.say(Reason.DRAINED, f"{instance.name} drained in {elapsed:.0f}s")
-        draft.remove(instance.pods, snapshot.pool.metadata.namespace)
-        draft.removed.add(instance.name)
-
-
-def _grace(snapshot: PoolSnapshot) -> int:
-    """Seconds a deleted pod may take to finish its streams: as long as a drain may take."""
-    return math.ceil(seconds(snapshot.pool.spec.drain.timeout))
+            draft.apply.append(Apply(build_pod(snapshot, shape, instance.name, rank, revision, None)))

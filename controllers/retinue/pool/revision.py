@@ -33,7 +33,7 @@ def revision(pool: PrefillPool | DecodePool, tiers: dict[str, KVCacheTier]) -> s
     launched["hostTiers"] = {
         name: tier.spec.capacity_per_member
         for name, tier in sorted(tiers.items())
-        if tier.spec.medium == Medium.HOST_MEMORY
+        if name in pool.spec.kv_cache_tiers and tier.spec.medium == Medium.HOST_MEMORY
     }
     text = json.dumps(launched, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -7,7 +7,7 @@ from enum import StrEnum
 from retinue.api import DecodePool, KVCacheTier, PrefillPool, labels
 from retinue.api.decodepool import Serves
 from retinue.conditions import epoch
-from retinue.nodeclass.nodes import Hold, Node
+from retinue.nodeclass.nodes import Hold, Node, is_gated
 from retinue.nodeclass.resolve import ResolvedClass
 from retinue.plan import Manifest
 
@@ -40,6 +40,7 @@ class PodView:
     created: float
     unschedulable_since: float | None = None
     message: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ def pod_view(manifest: Manifest) -> PodView:
         phase=status.get("phase", "Pending"),
         ready=conditions.get("Ready", {}).get("status") == "True",
         deleting=meta.get("deletionTimestamp") is not None,
-        gated=bool(spec.get("schedulingGates")),
+        gated=is_gated(spec),
         node=spec.get("nodeName"),
         drain_started=notes.get(labels.DRAIN_STARTED),
         routable=tags.get(labels.ROUTABLE) == "true",
         created=epoch(meta["creationTimestamp"]) if meta.get("creationTimestamp") else 0.0,
         unschedulable_since=epoch(since) if waiting and since else None,
         message=_failure(status),
+        template=notes.get(labels.TEMPLATE, ""),
     )
 
 
