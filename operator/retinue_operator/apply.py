@@ -11,9 +11,9 @@ from retinue.plan import Apply, Delete, Manager, Manifest, Plan
 from retinue_operator.cache import Cache
 from retinue_operator.client import KubeClient
 from retinue_operator.compare import Difference, differences, spec_hash
-from retinue_operator.errors import Conflict, ErrorClass, KubeError, NotFound, one_line, retry_after
+from retinue_operator.errors import Conflict, ErrorClass, KubeError, NameTaken, NotFound, one_line, retry_after
 from retinue_operator.metrics import Metrics
-from retinue_operator.resources import identity
+from retinue_operator.resources import identity, resource_of
 
 _LOG = structlog.stdlib.get_logger(__name__)
 _SETTLED_LIMIT = 50_000
@@ -98,8 +98,8 @@ class Applier:
         try:
             why: str | None = await write
         except Conflict as error:
-            await self._refresh(kind, namespace, name)
-            return self._failed(verb, kind, namespace, name, error)
+            stranger = await self._refresh(kind, namespace, name)
+            return self._failed(verb, kind, namespace, name, stranger or error)
         except KubeError as error:
             return self._failed(verb, kind, namespace, name, error)
         if why is not None:
@@ -162,16 +162,25 @@ class Applier:
             self._cache.remove(live)
         return None
 
-    async def _refresh(self, kind: str, namespace: str, name: str) -> None:
-        """After a conflict the cache is known to be behind; the retry must not wait for the watch."""
+    async def _refresh(self, kind: str, namespace: str, name: str) -> NameTaken | None:
+        """Reads an object again after a conflict: the cache is behind, and the retry must not wait for the watch.
+
+        An object that no watch of ours shows is somebody else's: it stays out of the cache, and the conflict is told.
+        """
         try:
-            self._cache.put(await self._client.get(kind, namespace, name))
+            found = await self._client.get(kind, namespace, name)
         except NotFound:
             stale = self._cache.get(kind, namespace, name)
             if stale is not None:
                 self._cache.remove(stale)
+            return None
         except KubeError as error:
             _LOG.debug("object not read again after a conflict", object_kind=kind, error=one_line(error))
+            return None
+        if resource_of(kind).selects(found):
+            self._cache.put(found)
+            return None
+        return NameTaken("an object that is not managed by Retinue has this name: rename or remove it")
 
 
 def _shortens(removal: Delete, live: Manifest) -> bool:

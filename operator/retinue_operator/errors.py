@@ -12,6 +12,7 @@ class ErrorClass(StrEnum):
     """The reason that condition, event, log line and metric share when a reconcile or a write fails."""
 
     CONFLICT = "Conflict"
+    NAME_TAKEN = "NameTaken"
     GONE = "Gone"
     THROTTLED = "Throttled"
     API_DOWN = "ApiDown"
@@ -32,6 +33,8 @@ class Behaviour(Enum):
 
 BEHAVIOUR: Mapping[ErrorClass, Behaviour] = {
     ErrorClass.CONFLICT: Behaviour.BACK_OFF,
+    # Its owner may rename or remove it, and no watch of ours will tell.
+    ErrorClass.NAME_TAKEN: Behaviour.BACK_OFF,
     ErrorClass.GONE: Behaviour.DROP,
     ErrorClass.THROTTLED: Behaviour.AFTER,
     ErrorClass.API_DOWN: Behaviour.BACK_OFF,
@@ -43,7 +46,9 @@ BEHAVIOUR: Mapping[ErrorClass, Behaviour] = {
 }
 
 # Classes that a user has to do something about; the others pass.
-NEEDS_ATTENTION = frozenset({ErrorClass.FORBIDDEN, ErrorClass.INVALID_OBJECT, ErrorClass.UNEXPECTED})
+NEEDS_ATTENTION = frozenset(
+    {ErrorClass.NAME_TAKEN, ErrorClass.FORBIDDEN, ErrorClass.INVALID_OBJECT, ErrorClass.UNEXPECTED}
+)
 
 
 class KubeError(Exception):
@@ -60,6 +65,12 @@ class Conflict(KubeError):
     """Somebody else changed, owns or already created the object."""
 
     error_class = ErrorClass.CONFLICT
+
+
+class NameTaken(Conflict):
+    """The name that an object of ours should have belongs to an object that is not ours."""
+
+    error_class = ErrorClass.NAME_TAKEN
 
 
 class Gone(KubeError):

@@ -97,12 +97,13 @@ class Elector:
             return
         self._renewed = None
         try:
-            lease = await self._client.get(LEASE.kind, self._terms.namespace, self._terms.name)
-            if lease["spec"].get("holderIdentity") == self._holder:
-                lease["spec"] = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
-                await self._client.replace(lease)
-                _LOG.info("lease released", lease=self._terms.name)
-        except KubeError as error:
+            async with asyncio.timeout(self._terms.retry_period):
+                lease = await self._client.get(LEASE.kind, self._terms.namespace, self._terms.name)
+                if lease["spec"].get("holderIdentity") == self._holder:
+                    lease["spec"] = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+                    await self._client.replace(lease)
+                    _LOG.info("lease released", lease=self._terms.name)
+        except (KubeError, TimeoutError) as error:
             _LOG.warning("lease not released", lease=self._terms.name, error=one_line(error))
 
     async def _attempt(self) -> bool:

@@ -10,13 +10,13 @@ from retinue.api.labels import MANAGED_BY, RETINUE
 
 @dataclass(frozen=True)
 class Resource:
-    """One kind: `api_version` as in manifests, `plural` as in paths; `selector` limits what is listed and watched."""
+    """One kind: `api_version` as in manifests, `plural` as in paths; `label` limits what is listed and watched."""
 
     api_version: str
     kind: str
     plural: str
     namespaced: bool
-    selector: str = ""
+    label: tuple[str, str] | None = None
 
     @property
     def group(self) -> str:
@@ -26,6 +26,15 @@ class Resource:
     @property
     def version(self) -> str:
         return self.api_version.rpartition("/")[2]
+
+    @property
+    def selector(self) -> str:
+        """The label selector of lists and watches, empty for all objects."""
+        return "=".join(self.label) if self.label else ""
+
+    def selects(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether lists and watches of this kind include the object."""
+        return self.label is None or (manifest["metadata"].get("labels") or {}).get(self.label[0]) == self.label[1]
 
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
         """The URL path of a collection (no name), an object or its subresource.
@@ -39,14 +48,14 @@ class Resource:
         return root + scope + "".join(f"/{part}" for part in (self.plural, name, subresource) if part)
 
 
-_OURS = f"{MANAGED_BY}={RETINUE}"
+_OURS = (MANAGED_BY, RETINUE)
 
 OWN_KINDS: tuple[Resource, ...] = tuple(
     Resource(f"{GROUP}/{VERSION}", model.kind_info.kind, model.kind_info.plural, model.kind_info.namespaced)
     for model in KINDS
 )
-POD = Resource("v1", "Pod", "pods", namespaced=True, selector=_OURS)
-SERVICE = Resource("v1", "Service", "services", namespaced=True, selector=_OURS)
+POD = Resource("v1", "Pod", "pods", namespaced=True, label=_OURS)
+SERVICE = Resource("v1", "Service", "services", namespaced=True, label=_OURS)
 NODE = Resource("v1", "Node", "nodes", namespaced=False)
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases", namespaced=True)
 EVENT = Resource("events.k8s.io/v1", "Event", "events", namespaced=True)

@@ -26,7 +26,7 @@ async def running(handler: Handler, workers: int = 4, pace: Pace = FAST) -> Asyn
 
 async def within(seconds: float, condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - any condition, not only those that have an event
             await asyncio.sleep(0.001)
 
 
