@@ -91,7 +91,10 @@ class Objects:
     """The objects of one namespace, and the cluster's NodeClasses."""
 
     def __init__(self, access: ClusterAccess, namespace: str) -> None:
-        self._client = config.new_client_from_config(config_file=str(access.kubeconfig))
+        # The function is one of the few in the library without types.
+        self._client = config.new_client_from_config(  # type: ignore[no-untyped-call]
+            config_file=str(access.kubeconfig)
+        )
         self.namespace = namespace
         self._cluster_scoped: list[tuple[str, str]] = []
 
