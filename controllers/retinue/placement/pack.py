@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from retinue.api.units import format_bytes
 from retinue.catalog.facts import TopologyLevel
 from retinue.nodeclass.nodes import Hold, Node
 from retinue.nodeclass.resolve import ResolvedClass
-from retinue.placement.capacity import Free, domain_key, domain_of, free_capacity
+from retinue.placement.capacity import MEMORY, Free, domain_key, domain_of, free_capacity
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _place_anywhere(
 
 
 def _asked(request: Request, class_: ResolvedClass) -> str:
-    parts = [f"{amount} {name}" for name, amount in sorted(request.requests.items()) if amount > 0]
+    parts = [f"{_amount(name, amount)} {name}" for name, amount in sorted(request.requests.items()) if amount > 0]
     pods = "1 pod" if request.pods == 1 else f"{request.pods} pods"
     return f"asked for {pods} with {' and '.join(parts) or 'no devices'} each on class {class_.name}"
 
@@ -188,13 +189,19 @@ def _explain(
     return "; ".join(lines)
 
 
-def _score(member: Free, requests: Mapping[str, int]) -> float:
-    return min((member.free.get(name, 0) / amount for name, amount in requests.items() if amount > 0), default=0.0)
+def _score(member: Free, requests: Mapping[str, int]) -> tuple[float, float]:
+    """How near the node comes: by what it lacks most, then by all of it."""
+    shares = [min(1.0, member.free.get(name, 0) / amount) for name, amount in requests.items() if amount > 0]
+    return min(shares, default=0.0), sum(shares)
+
+
+def _amount(resource: str, amount: int) -> str:
+    return format_bytes(amount) if resource == MEMORY else str(amount)
 
 
 def _lacks(member: Free, requests: Mapping[str, int]) -> str:
     short = [
-        f"{max(0, member.free.get(name, 0))} of {amount} {name}"
+        f"{_amount(name, max(0, member.free.get(name, 0)))} of {_amount(name, amount)} {name}"
         for name, amount in sorted(requests.items())
         if amount > member.free.get(name, 0)
     ]
