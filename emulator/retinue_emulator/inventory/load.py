@@ -21,7 +21,7 @@ from .facts import DeviceSlot, NodeFacts, Taint
 from .model import Inventory, NodeGroup, Rack
 from .nodelabels import architecture, node_labels, stable_uuid
 
-_EXAMPLES = "examples"
+_EXAMPLES = resources.files("retinue_emulator.inventory") / "examples"
 
 
 class InventoryError(ValueError):
@@ -48,8 +48,7 @@ def load_inventory(path: Path) -> Inventory:
 
 def example_names() -> tuple[str, ...]:
     """Names of the inventories that come with the package."""
-    folder = resources.files(__package__) / _EXAMPLES
-    return tuple(sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml")))
+    return tuple(sorted(item.name.removesuffix(".yaml") for item in _EXAMPLES.iterdir() if item.name.endswith(".yaml")))
 
 
 def example_inventory(name: str) -> Inventory:
@@ -60,7 +59,7 @@ def example_inventory(name: str) -> Inventory:
     """
     if name not in example_names():
         raise InventoryError(name, (f"no such example; there are {', '.join(example_names())}",))
-    text = (resources.files(__package__) / _EXAMPLES / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (_EXAMPLES / f"{name}.yaml").read_text(encoding="utf-8")
     return parse_inventory(text, source=f"{name}.yaml")
 
 
@@ -168,7 +167,9 @@ def _root_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 def _problem(error: ErrorDetails) -> str:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
+    # A bad key of a map is told apart from a bad value by a last part "[key]", which no reader needs.
+    location = error["loc"][:-1] if error["loc"][-1:] == ("[key]",) else error["loc"]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key; {_remedy(error['loc'])}"
     if error["type"] == "missing":

@@ -18,8 +18,8 @@ MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 
 # The package's loaders carry no annotations.
-_LOAD_FILE: Callable[..., Awaitable[None]] = kubeconfig.load_kube_config
-_LOAD_ANY: Callable[..., Awaitable[None]] = kubeconfig.load_config
+_LOAD_FILE: Callable[..., Awaitable[object]] = kubeconfig.load_kube_config
+_LOAD_ANY: Callable[..., Awaitable[object]] = kubeconfig.load_config
 
 _REQUEST_SECONDS = 30.0
 _CONNECTIONS = 64

@@ -80,7 +80,7 @@ class DeviceLedger:
 
     def _choose(self, resource: str, count: int, remembered: tuple[int, ...]) -> tuple[DeviceSlot, ...]:
         # Devices that a pod already worked on are its own even if one of them broke meanwhile.
-        if len(remembered) == count and all(
+        if len(set(remembered)) == len(remembered) == count and all(
             (resource, index) in self._devices and (resource, index) not in self._holder for index in remembered
         ):
             return tuple(self._devices[resource, index] for index in remembered)

@@ -38,8 +38,8 @@ class PodFaults:
     crash_loop: its container exits with 1 right after each start.
     image_pull: its image cannot be pulled.
     slow_start_seconds: model seconds that are added to each start.
-    hang: its engine accepts connections and never answers.
-    metrics_gone: its engine answers 404 on /metrics.
+    hang: its engine takes requests and produces nothing, and fails its probes.
+    metrics_gone: its engine serves no series on /metrics.
     """
 
     crash: bool = False
