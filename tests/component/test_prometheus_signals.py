@@ -248,6 +248,7 @@ async def test_signals_say_what_two_instances_expose(tmp_path: Path) -> None:
         assert found.prefill_time.value is not None
         assert 0.1 < found.prefill_time.value <= 0.5
         assert (found.running.value, found.running_peak.value, found.waiting.value) == (6.0, 6.0, 2.0)
+        assert found.waiting_low.value == 2.0
         assert (found.kv_use.value, found.reporting.value) == (0.25, 2.0)
         assert (found.host_capacity_bytes.value, found.host_used_bytes.value) == (2e9, 1e9)
         assert found.host_eviction_age.value == 60.0

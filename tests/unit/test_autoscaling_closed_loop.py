@@ -30,6 +30,10 @@ SETTINGS = Settings(
 )
 
 
+def seen(value: float) -> Signal:
+    return Signal(value, 1.0)
+
+
 @dataclass
 class Cluster:
     """A fluid model, one second a step: sessions are idle, in prefill or in decode, in fractions if need be.
@@ -82,7 +86,6 @@ class Cluster:
         self.served = [*self.served[-59:], (prefilled, arriving)]
 
     def observe(self) -> Inputs:
-        seen = lambda value: Signal(value, 1.0)  # noqa: E731
         prefilled = sum(entry[0] for entry in self.served) / max(len(self.served), 1)
         arrivals = sum(entry[1] for entry in self.served) / max(len(self.served), 1)
 

@@ -185,6 +185,13 @@ class TestPrefill:
         assert desired(decision, PoolKind.PREFILL) == 4
         assert reason(decision, PoolKind.PREFILL) is Reason.BACKLOG_TOO_OLD
 
+    def test_a_long_prompt_that_is_being_served_is_not_a_backlog(self) -> None:
+        # One 100,000 token prompt a minute: it is there now, and nobody queues behind it.
+        signals = pool_signals(prompt_rate=seen(1_600.0), hit_rate=seen(0.9), running=seen(1.0), waiting_low=seen(0.0))
+        role = role_signals(queued_prefill_tokens=seen(100_000.0), in_flight=seen(1.0))
+        decision = decide(world(4, 4, role=role, prefill_signals=signals), quiet_state(), NOW)
+        assert (desired(decision, PoolKind.PREFILL), desired(decision, PoolKind.DECODE)) == (3, 3)
+
     def test_arrivals_count_when_they_are_more_than_what_is_served(self) -> None:
         role = role_signals(arrivals=seen(4.0), completions=seen(1.0), prompt_rate=seen(70_000.0))
         decision = decide(world(4, role=role, prefill_signals=BUSY, prefill_changes={"max": 100}), State(), NOW)
@@ -242,6 +249,18 @@ class TestLatency:
         decision = decide(world(2, 2, role=role, prefill_signals=signals), State(), NOW)
         assert (desired(decision, PoolKind.PREFILL), desired(decision, PoolKind.DECODE)) == (2, 3)
         assert reason(decision, PoolKind.DECODE) is Reason.TTFT_MISSED
+
+    def test_decode_is_not_blamed_for_a_prefill_pool_of_somebody_else(self) -> None:
+        role = role_signals(ttft=seen(5.0), prefill_stage_time=seen(4.5), first_decode_time=seen(0.5))
+        inputs = world(1, 2, role=role)
+        decision = decide(replace(inputs, pools=inputs.pools[1:]), State(), NOW)
+        assert desired(decision, PoolKind.DECODE) == 2
+
+    def test_decode_does_not_shrink_while_a_prefill_pool_of_somebody_else_is_behind(self) -> None:
+        role = role_signals(queued_prefill_tokens=seen(400_000.0), prompt_rate=seen(10_000.0))
+        inputs = world(1, 3, role=role)
+        decision = decide(replace(inputs, pools=inputs.pools[1:]), quiet_state(), NOW)
+        assert (desired(decision, PoolKind.DECODE), reason(decision, PoolKind.DECODE)) == (3, Reason.BACKLOG_TOO_OLD)
 
     def test_a_prompt_that_is_slow_all_by_itself_grows_nothing(self) -> None:
         signals = pool_signals(queue_time=seen(0.1), prefill_time=seen(4.0), running=seen(1.0))
@@ -322,10 +341,10 @@ class TestShrinking:
         first = decide(world(4), quiet_state(), NOW)
         early = decide(world(3), first.state, NOW + 15)
         assert desired(early, PoolKind.PREFILL) == 3
-        state, now = early.state, NOW + 15
-        while now < NOW + 120:
-            now += 15
-            state = (last := decide(world(3), state, now)).state
+        state, last = early.state, early
+        for passed in range(30, 121, 15):
+            last = decide(world(3), state, NOW + passed)
+            state = last.state
         assert desired(last, PoolKind.PREFILL) == 2
 
     def test_nothing_goes_while_another_drains(self) -> None:

@@ -1,5 +1,6 @@
 """What holds for every history of metrics: bounds, budget, slow shrinking and only on knowledge, exact replay."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
@@ -225,7 +226,7 @@ QUICK = Settings(startup_estimate=30.0, down_stabilization=60.0, down_interval=4
 
 
 def seen_inputs(
-    moment: Moment, sizes: dict[PoolKind, int], born: dict[PoolKind, tuple[float, ...]], now: float
+    moment: Moment, sizes: Mapping[PoolKind, int], born: Mapping[PoolKind, tuple[float, ...]], now: float
 ) -> Inputs:
     """The inputs of a world whose pools have these sizes; `born` are the times at which instances became ready."""
     known = moment.prompt_rate is not None
@@ -276,8 +277,8 @@ def seen_inputs(
 @settings(max_examples=30, deadline=None)
 @given(moments)
 def test_in_any_history_pools_keep_their_limits_and_shrink_slowly(history: list[Moment]) -> None:
-    sizes = {PoolKind.PREFILL: 1, PoolKind.DECODE: 1}
-    born = {kind: tuple(NOW - 1e5 for _ in range(10)) for kind in sizes}
+    sizes: dict[PoolKind, int] = {PoolKind.PREFILL: 1, PoolKind.DECODE: 1}
+    born: dict[PoolKind, tuple[float, ...]] = {kind: tuple(NOW - 1e5 for _ in range(10)) for kind in sizes}
     state, now = State(), NOW
     last_down: dict[PoolKind, float] = {}
     for moment in history:
@@ -311,8 +312,8 @@ def test_in_any_history_pools_keep_their_limits_and_shrink_slowly(history: list[
     )
 )
 def test_a_constant_load_does_not_make_a_pool_swing(moment: Moment) -> None:
-    sizes = {PoolKind.PREFILL: 5, PoolKind.DECODE: 5}
-    born = {kind: tuple(NOW - 1e5 for _ in range(5)) for kind in sizes}
+    sizes: dict[PoolKind, int] = {PoolKind.PREFILL: 5, PoolKind.DECODE: 5}
+    born: dict[PoolKind, tuple[float, ...]] = {kind: tuple(NOW - 1e5 for _ in range(5)) for kind in sizes}
     state, now = State(), NOW
     moves: dict[PoolKind, list[int]] = {kind: [] for kind in sizes}
     for _ in range(moment.rounds):
@@ -363,7 +364,7 @@ def test_a_state_survives_being_stored() -> None:
 def test_more_backlog_never_means_fewer_instances_in_a_measured_pool(
     rate: float, hit_rate: float, less: float, more: float, size: int
 ) -> None:
-    sizes = dict.fromkeys((PoolKind.PREFILL, PoolKind.DECODE), size)
+    sizes: dict[PoolKind, int] = dict.fromkeys((PoolKind.PREFILL, PoolKind.DECODE), size)
     born = dict.fromkeys(sizes, (0.0,) * size)
     quiet = PoolState(since=0.0, last_evaluation=NOW - STEP, hit_rate=0.9)
     state = State(pools={"prefill/p": quiet, "decode/p": quiet})
@@ -377,7 +378,7 @@ def test_more_backlog_never_means_fewer_instances_in_a_measured_pool(
 
 
 def decided(moment: Moment) -> Decision:
-    sizes = {PoolKind.PREFILL: 1, PoolKind.DECODE: 1}
+    sizes: dict[PoolKind, int] = {PoolKind.PREFILL: 1, PoolKind.DECODE: 1}
     born = dict.fromkeys(sizes, (0.0,))
     return decide(seen_inputs(moment, sizes, born, NOW), State(), NOW)
 

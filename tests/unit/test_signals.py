@@ -8,7 +8,6 @@ import pytest
 from retinue.api.pool import EngineType
 from retinue.autoscaling.assemble import instance_sessions, pool_signals, role_signals, tier_signals
 from retinue.autoscaling.inputs import MISSING, PoolKind, PoolSignals, RoleSignals, Signal, TierSignals
-from retinue.autoscaling.readings import LAW_SIGNALS, known_signals
 from retinue.autoscaling.signals import PoolScope, Query, Sample, Scope, Subject, queries
 
 GOLDEN = Path(__file__).parent / "golden" / "signals.promql"
@@ -63,10 +62,6 @@ def test_every_field_has_a_query_for_the_simulated_engine() -> None:
     names = {query.name for query in queries(scope())}
     for subject, kind in ((Subject.POOL, PoolSignals), (Subject.ROLE, RoleSignals), (Subject.TIER, TierSignals)):
         assert {f"{subject.value}.{item.name}" for item in fields(kind)} <= names
-
-
-def test_the_laws_read_only_signals_that_exist() -> None:
-    assert known_signals() >= LAW_SIGNALS
 
 
 @pytest.mark.parametrize("engine", list(EngineType))

@@ -4,7 +4,7 @@ from retinue.autoscaling.decision import PoolState
 from retinue.autoscaling.inputs import Inputs, PoolInputs, PoolKind
 from retinue.autoscaling.latency import itl_verdict, ttft_verdict
 from retinue.autoscaling.needs import Assessment, Hold, Need
-from retinue.autoscaling.prefill import assess_prefill, backlog_hold, measure
+from retinue.autoscaling.prefill import PrefillLoad, assess_prefill, backlog_hold, measure, measure_elsewhere
 from retinue.autoscaling.readings import Readings
 from retinue.autoscaling.supply import whole
 from retinue.conditions import Reason
@@ -99,14 +99,15 @@ def _mixed(pool: PoolInputs, inputs: Inputs, readings: Readings, state: PoolStat
 
 def _upstream_backlog(pool: PoolInputs, inputs: Inputs, readings: Readings) -> list[Hold]:
     """While prefill is behind, a quiet decode pool says nothing: its requests are still upstream."""
-    holds: list[Hold] = []
-    for name in dict.fromkeys(role.prefill for role in inputs.roles_of(pool)):
-        prefill = inputs.pool(PoolKind.PREFILL, name)
+    found: dict[str, PrefillLoad] = {}
+    for role in inputs.roles_of(pool):
+        prefill = inputs.pool(PoolKind.PREFILL, role.prefill)
         if prefill is not None:
-            hold = backlog_hold(measure(prefill, inputs, readings, PoolState()), inputs)
-            if hold is not None:
-                holds.append(hold)
-    return holds
+            found[prefill.key] = measure(prefill, inputs, readings, PoolState())
+        else:
+            found[role.key] = measure_elsewhere(role, readings)
+    holds = (backlog_hold(load, inputs) for load in found.values())
+    return [hold for hold in holds if hold is not None]
 
 
 def _need(reason: Reason, instances: float, text: str, inputs: Inputs) -> Need:

@@ -1,7 +1,7 @@
 """What one decision reads: signals that may be missing, roles, pools and tiers."""
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from retinue.autoscaling.settings import CacheGoals, Goals, Settings, Tuning
@@ -76,6 +76,8 @@ class PoolSignals:
     """The highest `running` within the window."""
     waiting: Signal = MISSING
     """Requests queued in the engines now."""
+    waiting_low: Signal = MISSING
+    """The fewest requests that were queued at once within the last TTFT goal: 0 = nobody waits longer than that."""
     kv_use: Signal = MISSING
     """Share of KV memory that running requests hold, mean over instances, 0..1."""
     prefill_speed: Signal = MISSING
@@ -252,23 +254,7 @@ class Inputs:
     def pool(self, kind: PoolKind, name: str | None) -> PoolInputs | None:
         return next((pool for pool in self.pools if pool.kind is kind and pool.name == name), None)
 
-    def all_signals(self) -> dict[str, Signal]:
-        """Every signal by its full name, such as prefill/coder-primary/hit_rate or role/primary/ttft."""
-        found: dict[str, Signal] = {}
-        for role in self.roles:
-            _add(found, role.key, role.signals)
-        for pool in self.pools:
-            _add(found, pool.key, pool.signals)
-        for tier in self.tiers:
-            _add(found, tier.key, tier.signals)
-        return found
-
 
 def key(kind: PoolKind, name: str) -> str:
     """The name of a pool or tier within a decision: a prefill and a decode pool may have the same name."""
     return f"{kind.value}/{name}"
-
-
-def _add(found: dict[str, Signal], prefix: str, signals: PoolSignals | RoleSignals | TierSignals) -> None:
-    for item in fields(signals):
-        found[f"{prefix}/{item.name}"] = getattr(signals, item.name)

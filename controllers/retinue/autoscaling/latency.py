@@ -42,6 +42,10 @@ def blame(role: RoleInputs, inputs: Inputs, readings: Readings) -> Blame | None:
         _stage(stages, Stage.QUEUE, readings, pool.key, "queue_time")
         _stage(stages, Stage.SHARED_PREFILL if shared else Stage.LONE_PREFILL, readings, pool.key, "prefill_time")
     if role.prefill is not None:
+        if not stages:
+            # The pool belongs to somebody else, or its engines are silent: what the gateway saw keeps decode from
+            # being blamed for it.
+            _stage(stages, Stage.LONE_PREFILL, readings, role.key, "prefill_stage_time")
         _stage(stages, Stage.FIRST_DECODE, readings, role.key, "first_decode_time")
     if not stages:
         return None

@@ -28,7 +28,9 @@ class PrefillLoad:
     backlog_tokens: float | None
     """Prompt tokens waiting or in prefill now."""
     backlog_age: float | None
-    """Seconds that the backlog takes at the speed at which prompts are served now; a lower bound of its age."""
+    """Seconds that the backlog takes at the speed at which prompts are served now (Little's law)."""
+    queued: bool = True
+    """Whether requests queue all the time. Otherwise all of the backlog is being served, or nobody waits long."""
 
     @property
     def instances(self) -> float | None:
@@ -80,6 +82,7 @@ def measure(pool: PoolInputs, inputs: Inputs, readings: Readings, state: PoolSta
         miss=planned_miss(readings.value(pool.key, "hit_rate"), state.hit_rate, inputs.tuning.collapse_limit),
         backlog_tokens=backlog,
         backlog_age=backlog / served if backlog is not None and served else None,
+        queued=readings.value(pool.key, "waiting_low") != 0.0,
     )
 
 
@@ -97,10 +100,22 @@ def planned_miss(hit_rate: float | None, remembered: float | None, collapse_limi
     return min(known[0], collapse_limit * max(known[1], _LEAST_MISS))
 
 
+def measure_elsewhere(role: RoleInputs, readings: Readings) -> PrefillLoad:
+    """The load of a prefill pool that this decision does not size, as far as the gateway sees it for one role."""
+    backlog, rate = (readings.value(role.key, name) for name in ("queued_prefill_tokens", "prompt_rate"))
+    return PrefillLoad(
+        speed=None,
+        prompt_rate=rate,
+        miss=1.0,
+        backlog_tokens=backlog,
+        backlog_age=backlog / rate if backlog is not None and rate else None,
+    )
+
+
 def backlog_hold(load: PrefillLoad, inputs: Inputs) -> Hold | None:
     """Says that a backlog is older than the latency goal, or that nothing is served, so that its age is unknown."""
     goal = inputs.goals.ttft
-    if not load.backlog_tokens or (load.backlog_age is not None and load.backlog_age <= goal):
+    if not load.backlog_tokens or not load.queued or (load.backlog_age is not None and load.backlog_age <= goal):
         return None
     age = "of unknown age" if load.backlog_age is None else f"about {load.backlog_age:.3g} s old"
     text = f"{load.backlog_tokens:.0f} prompt tokens wait for prefill, {age}; goal {goal:.3g} s"

@@ -69,7 +69,12 @@ def total(series: Sequence[Series], group: Grouping) -> str:
 
 def peak(expression: str, window: float) -> str:
     """The highest value within the window, seen at twelve moments."""
-    return f"max_over_time(({expression})[{duration(window)}:{duration(max(1.0, window / 12))}])"
+    return f"max_over_time(({expression})[{duration(window)}:{duration(window / 12)}])"
+
+
+def low(expression: str, seconds: float) -> str:
+    """The lowest value within the last seconds, seen at four moments."""
+    return f"min_over_time(({expression})[{duration(seconds)}:{duration(seconds / 4)}])"
 
 
 def mean(series: Series, group: Grouping) -> str:

@@ -1,22 +1,40 @@
 """Which of the numbers may be believed: fresh, the last good one, or none."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from retinue.api.agentpool import OnMissingUp
 from retinue.autoscaling.decision import Freshness, InputUsed, LastGood, State
-from retinue.autoscaling.inputs import Inputs, PoolSignals, RoleSignals, Signal, TierSignals
+from retinue.autoscaling.inputs import Inputs, PoolInputs, RoleInputs, Signal, TierInputs
 
-# What the laws read; everything else in the signals is for people. Only these are remembered between decisions.
-LAW_SIGNALS = frozenset(
-    {
-        "prompt_rate", "hit_rate", "queue_time", "prefill_time", "inter_token_time", "running", "running_peak",
-        "waiting", "kv_use", "prefill_speed", "reporting",
-        "ttft", "first_decode_time", "arrivals", "completions", "in_flight", "queued_prefill_tokens", "open_sessions",
-        "context_tokens",
-        "capacity_bytes", "used_bytes", "eviction_age",
-    }
-)  # fmt: skip
+# What the laws read; everything else in the signals is for people. Only these are recorded and remembered.
+_ROLE_SIGNALS = (
+    "ttft",
+    "prefill_stage_time",
+    "first_decode_time",
+    "arrivals",
+    "completions",
+    "prompt_rate",
+    "in_flight",
+    "queued_prefill_tokens",
+    "open_sessions",
+    "context_tokens",
+)
+_POOL_SIGNALS = (
+    "prompt_rate",
+    "hit_rate",
+    "prefill_speed",
+    "queue_time",
+    "prefill_time",
+    "inter_token_time",
+    "running",
+    "running_peak",
+    "waiting",
+    "waiting_low",
+    "kv_use",
+    "reporting",
+)
+_TIER_SIGNALS = ("capacity_bytes", "used_bytes", "eviction_age", "reporting")
 
 
 @dataclass(frozen=True)
@@ -41,8 +59,13 @@ class Readings:
         self._settings = inputs.settings
         self._last_good = state.last_good
         self._now = now
-        law = {name: signal for name, signal in inputs.all_signals().items() if name.rsplit("/", 1)[1] in LAW_SIGNALS}
-        self._readings = {name: self._judge(name, signal) for name, signal in law.items()}
+        self._readings: dict[str, Reading] = {}
+        for role in inputs.roles:
+            self._add(role, _ROLE_SIGNALS)
+        for pool in inputs.pools:
+            self._add(pool, _POOL_SIGNALS)
+        for tier in inputs.tiers:
+            self._add(tier, _TIER_SIGNALS)
 
     def get(self, key: str, signal: str) -> Reading:
         """The reading of a subject's signal; KeyError for a name that no law may read."""
@@ -82,6 +105,11 @@ class Readings:
                 kept[name] = self._last_good[name]
         return kept
 
+    def _add(self, owner: RoleInputs | PoolInputs | TierInputs, names: Iterable[str]) -> None:
+        for signal in names:
+            name = f"{owner.key}/{signal}"
+            self._readings[name] = self._judge(name, getattr(owner.signals, signal))
+
     def _judge(self, name: str, signal: Signal) -> Reading:
         if signal.age is not None and signal.age <= self._settings.fresh_age:
             return Reading(name, signal.value, signal.age, Freshness.FRESH)
@@ -98,8 +126,3 @@ class Readings:
         if age <= self._settings.max_age:
             return Reading(name, value, age, Freshness.LAST_GOOD)
         return Reading(name, None, age, Freshness.MISSING)
-
-
-def known_signals() -> frozenset[str]:
-    """All names of signals of any subject."""
-    return frozenset(item.name for kind in (PoolSignals, RoleSignals, TierSignals) for item in fields(kind))

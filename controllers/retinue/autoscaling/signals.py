@@ -77,6 +77,8 @@ class Scope:
     """Names of tiers that run servers."""
     window: float = 60.0
     """Seconds; at least four scrape intervals."""
+    ttft_goal: float = 2.0
+    """Seconds; a queue that was empty once within them holds nobody who waited longer."""
     ttft_quantile: float = 0.95
     itl_quantile: float = 0.95
 
@@ -121,7 +123,9 @@ def _pool_queries(scope: Scope, engine: EngineMetrics, names: Iterable[str]) -> 
     yield query("ttft", promql.quantile(engine.ttft, group, scope.ttft_quantile), idle=True)
     yield query("running", running)
     yield query("running_peak", promql.peak(running, scope.window))
-    yield query("waiting", promql.total(engine.waiting, group))
+    waiting = promql.total(engine.waiting, group)
+    yield query("waiting", waiting)
+    yield query("waiting_low", promql.low(waiting, scope.ttft_goal))
     yield query("kv_use", promql.mean(engine.kv_use, group))
     yield query("prefill_speed", promql.ratio(computed, promql.busy(engine.prefill_time, group)), idle=True)
     yield query("reporting", promql.instances(engine.running, group))
