@@ -40,10 +40,8 @@ def take_step(
         return _limited(subject, needed, needed, strongest.reason, strongest.message, state)
     if not assessment.needs or enough >= subject.current:
         return _limited(subject, needed, subject.current, *_stay(strongest, ignorance), state)
-    waiting = _not_yet(subject, inputs, state, now)
-    if holds or waiting is not None:
-        hold = holds[0] if holds else waiting
-        assert hold is not None  # one of the two is there
+    hold = holds[0] if holds else _not_yet(subject, inputs, state, now)
+    if hold is not None:
         return _limited(subject, needed, subject.current, hold.reason, hold.message, state)
     text = f"{enough} would do ({strongest.message})" if strongest is not None else f"{enough} would do"
     return _limited(subject, needed, subject.current - 1, Reason.LOAD_FELL, text, state)
