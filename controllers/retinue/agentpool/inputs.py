@@ -214,6 +214,7 @@ def _tiers(snapshot: AgentPoolSnapshot, measured: Measurements, now: float) -> I
             starting_ages=starting,
             draining=draining,
             capacity_bytes=float(quantity(capacity)) if capacity else None,
-            retention=seconds(tier.spec.retention.human_gap),
+            # A tier that loses a paused session within its run is too small; human gaps are kept as far as there is room.
+            retention=max(seconds(tier.spec.retention.tool_gap), seconds(tier.spec.retention.sub_agent_wait)),
             signals=measured.tiers.get(name, TierSignals()),
         )

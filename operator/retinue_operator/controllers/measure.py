@@ -77,6 +77,7 @@ def scope_of_agent_pool(cache: Cache, agent_pool: AgentPool) -> Scope:
         ),
         tiers=servers,
         window=seconds(spec.autoscaling.metrics_window),
+        ttft_goal=seconds(spec.slo.ttft.target),
         ttft_quantile=float(spec.slo.ttft.quantile),
         itl_quantile=float(spec.slo.itl.quantile),
     )
