@@ -1,6 +1,5 @@
 """The objects of a tier that runs servers: a headless service and one pod per server."""
 
-import copy
 import hashlib
 import json
 
@@ -9,6 +8,7 @@ from retinue.api.units import quantity
 from retinue.engines import simulated
 from retinue.nodeclass.resolve import ResolvedClass
 from retinue.plan import Manifest
+from retinue.podtemplate import with_template
 
 
 def service_name(tier: str) -> str:
@@ -32,7 +32,9 @@ def revision(tier: KVCacheTier) -> str:
     """Ten hex digits that differ when a server started from this spec would differ."""
     wire = tier.spec.to_wire()
     launched = {
-        key: wire[key] for key in ("backend", "capacityPerMember", "image", "eviction", "podTemplate") if key in wire
+        key: wire[key]
+        for key in ("backend", "capacityPerMember", "nodeClass", "image", "eviction", "podTemplate")
+        if key in wire
     }
     return hashlib.sha256(json.dumps(launched, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -81,16 +83,13 @@ def build_server(tier: KVCacheTier, class_: ResolvedClass, index: int) -> Manife
     tolerations = [toleration.to_wire() for toleration in class_.tolerations]
     if tolerations:
         pod_spec["tolerations"] = tolerations
-    template = copy.deepcopy(spec.pod_template or {})
-    pod_spec.update({key: value for key, value in template.get("spec", {}).items() if key != "containers"})
-    return {
+    pod = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
             "name": name,
             "namespace": meta.namespace,
             "labels": {
-                **template.get("metadata", {}).get("labels", {}),
                 **_inherited(tier),
                 **server_labels(tier),
                 labels.INSTANCE: f"{meta.name}-tier-{index}",
@@ -98,11 +97,11 @@ def build_server(tier: KVCacheTier, class_: ResolvedClass, index: int) -> Manife
                 labels.REVISION: revision(tier),
                 labels.NODE_CLASS: class_.name,
             },
-            "annotations": template.get("metadata", {}).get("annotations", {}),
             "ownerReferences": [_owner(tier)],
         },
         "spec": pod_spec,
     }
+    return with_template(pod, spec.pod_template)
 
 
 def _inherited(tier: KVCacheTier) -> dict[str, str]:

@@ -10,7 +10,7 @@ from retinue.kvcachetier.build import build_server, build_service, revision, ser
 from retinue.kvcachetier.snapshot import ServerView, TierSnapshot
 from retinue.nodeclass.nodes import Node
 from retinue.placement.capacity import MEMORY
-from retinue.plan import Apply, Delete, Plan
+from retinue.plan import Apply, Delete, Plan, earliest
 
 RESTART_SECONDS = 10.0
 """A server that failed for good is replaced no sooner than this after it was made."""
@@ -35,27 +35,27 @@ def plan(snapshot: TierSnapshot, now: float) -> Plan:
                 if now >= due:
                     delete.append(_delete(tier, server))
                 else:
-                    requeue = due - now
-        delete.extend(_outdated(snapshot))
+                    requeue = earliest(requeue, due - now)
         # The highest index goes first, so that names stay 0..n-1 and most keys stay where they are.
-        delete.extend(
-            _delete(tier, server)
-            for server in snapshot.servers
-            if server.index >= tier.spec.replicas and not server.deleting
-        )
+        surplus = [s for s in snapshot.servers if s.index >= tier.spec.replicas and not s.deleting]
+        delete.extend(_delete(tier, server) for server in sorted(surplus, key=lambda s: -s.index))
+        delete.extend(entry for entry in _outdated(snapshot) if entry not in delete)
     return Plan(
         apply=tuple(apply), delete=tuple(delete), status=_status(snapshot, valid, now).to_wire(), requeue_after=requeue
     )
 
 
 def _outdated(snapshot: TierSnapshot) -> list[Delete]:
-    """One server of an older revision at a time, and only while all the others serve."""
+    """Servers of an older revision: those that do not serve at once, the others one at a time while all serve."""
     tier = snapshot.tier
-    if any(server.deleting or not server.ready for server in snapshot.servers):
+    old = [s for s in snapshot.servers if s.revision != revision(tier) and not s.deleting]
+    # A server that never became ready must not keep its own repair from coming.
+    idle = [server for server in old if not server.ready and not _ended(server)]
+    if idle:
+        return [_delete(tier, server) for server in idle]
+    serving = sum(server.ready and not server.deleting for server in snapshot.servers)
+    if serving < max(len(snapshot.servers), tier.spec.replicas):
         return []
-    if len(snapshot.servers) < tier.spec.replicas:
-        return []
-    old = [server for server in snapshot.servers if server.revision != revision(tier)]
     return [_delete(tier, server) for server in old[:1]]
 
 

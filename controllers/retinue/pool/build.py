@@ -1,6 +1,5 @@
 """The objects of a pool: one function per object."""
 
-import copy
 import hashlib
 import json
 import math
@@ -12,6 +11,7 @@ from retinue.api.units import seconds
 from retinue.engines.launch import Launch, TierServer, command
 from retinue.placement.pack import Placement
 from retinue.plan import Manifest
+from retinue.podtemplate import with_template
 from retinue.pool.instances import pod_name
 from retinue.pool.shape import InstanceShape
 from retinue.pool.snapshot import PoolSnapshot
@@ -83,7 +83,6 @@ def build_pod(
     cannot be released, because the API server refuses any other change of a pod.
     """
     meta = snapshot.pool.metadata
-    template = copy.deepcopy(snapshot.pool.spec.pod_template or {})
     annotations = {labels.DOMAIN: placement.domain} if placement and placement.domain else {}
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -118,7 +117,7 @@ def build_pod(
         },
         "spec": spec,
     }
-    merged: Manifest = _merge(pod, {key: template[key] for key in ("metadata", "spec") if key in template})
+    merged = with_template(pod, snapshot.pool.spec.pod_template)
     merged["metadata"]["annotations"][labels.TEMPLATE] = _hash(merged["spec"])
     if placement is None:
         merged["spec"].setdefault("schedulingGates", []).append({"name": labels.PLACEMENT_GATE})
@@ -211,22 +210,3 @@ def _bind(pod_spec: Manifest, placement: Placement) -> None:
     terms: list[Manifest] = required.setdefault("nodeSelectorTerms", [{}])
     for term in terms:
         term["matchExpressions"] = [*term.get("matchExpressions", []), *expressions]
-
-
-def _merge(base: Any, own: Any) -> Any:
-    """The user's template over what was built: maps merge, lists of named things merge by name, the rest gives way."""
-    if isinstance(base, dict) and isinstance(own, dict):
-        return {
-            key: _merge(base[key], own[key]) if key in base and key in own else base.get(key, own.get(key))
-            for key in {**base, **own}
-        }
-    if isinstance(base, list) and isinstance(own, list) and _named(base) and _named(own):
-        by_name = {item["name"]: item for item in base}
-        for item in own:
-            by_name[item["name"]] = _merge(by_name[item["name"]], item) if item["name"] in by_name else item
-        return list(by_name.values())
-    return own
-
-
-def _named(items: list[Any]) -> bool:
-    return all(isinstance(item, dict) and "name" in item for item in items)
