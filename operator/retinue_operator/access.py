@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import yaml
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
@@ -45,7 +46,8 @@ class Access:
                 raise AccessError(f"{path} does not exist: give --kubeconfig FILE or set KUBECONFIG")
             load = cast(Callable[..., Awaitable[object]], load_kube_config)
             await load(str(path), context=self.context, client_configuration=configuration, persist_config=False)
-        except (ConfigException, OSError, ValueError, KeyError) as error:
+        except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+            # The loader trusts the file's structure: a broken one surfaces as any of these.
             raise AccessError(f"{self.source()} cannot be used: {' '.join(str(error).split())}") from error
         return configuration
 

@@ -12,7 +12,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from retinue.plan import Manager, Manifest
-from retinue_operator.access import Access
+from retinue_operator.access import Access, AccessError
 from retinue_operator.errors import ApiDown, Gone, Unauthorized, from_answer, one_line
 from retinue_operator.resources import EVENT, Resource, identity, resource_of
 
@@ -47,7 +47,11 @@ class KubeClient:
     @classmethod
     async def connect(cls, access: Access, observer: Observer | None = None) -> "KubeClient":
         """Reads the credentials; talks to nobody yet. Raises AccessError."""
-        return cls(access, await access.load(), observer)
+        configuration = await access.load()
+        try:
+            return cls(access, configuration, observer)
+        except OSError as error:
+            raise AccessError(f"the certificates of {access.source()} cannot be used: {one_line(error)}") from error
 
     async def __aenter__(self) -> "KubeClient":
         return self
@@ -209,7 +213,10 @@ class KubeClient:
         async with self._renewing:
             if self._api is not refused:
                 return
-            self._api = self._open(await self._access.load())
+            try:
+                self._api = self._open(await self._access.load())
+            except (AccessError, OSError) as error:
+                raise Unauthorized(f"credentials refused and not readable again: {one_line(error)}", 401) from error
             await refused.rest_client.close()
 
     @staticmethod

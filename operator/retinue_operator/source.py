@@ -29,6 +29,7 @@ Sink = Callable[[str | None, Manifest], None]
 
 _RESTART_GAP = 1.0
 _LONGEST_GAP = 30.0
+_STOP_PATIENCE = 5.0
 _LOGIN_LIFETIME = datetime.timedelta(hours=12)
 
 
@@ -147,7 +148,9 @@ class Source:
                 text = one_line(error)
             finally:
                 inner.close()
-                main.call_soon_threadsafe(finish, text)
+                # The main loop is closed already if this thread was left behind.
+                with contextlib.suppress(RuntimeError):
+                    main.call_soon_threadsafe(finish, text)
 
         thread = threading.Thread(target=body, name="kopf", daemon=True)
         thread.start()
@@ -157,7 +160,9 @@ class Source:
             # The loop may have been closed by the thread just now.
             with contextlib.suppress(RuntimeError):
                 inner.call_soon_threadsafe(stop.set)
-            await ended
+            _, unfinished = await asyncio.wait([ended], timeout=_STOP_PATIENCE)
+            if unfinished:
+                _LOG.warning("event source did not stop in time, leaving its thread behind")
             raise
 
     async def _operate(self, main: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

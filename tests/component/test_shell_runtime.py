@@ -292,6 +292,27 @@ async def test_only_our_own_pods_come_through_the_watch(cluster: ClusterAccess, 
         assert [pod["metadata"]["name"] for pod in op.runtime.cache.select("Pod")] == ["warm-0", "warm-1"]
 
 
+async def test_cluster_scoped_objects_come_through_even_when_the_operator_looks_after_one_namespace(
+    cluster: ClusterAccess, namespace: str
+) -> None:
+    async with running(cluster, namespace, Toy()) as op:
+        name = f"node-{namespace}"[:60].rstrip("-")
+        await op.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+        try:
+
+            async def seen() -> bool:
+                return op.runtime.cache.get("Node", "", name) is not None
+
+            await eventually(seen, what="the node is in the cache")
+        finally:
+            await op.kubectl("delete", "node", name)
+
+        async def gone() -> bool:
+            return op.runtime.cache.get("Node", "", name) is None
+
+        await eventually(gone, what="the node is not in the cache any more")
+
+
 async def test_a_refused_object_shows_in_condition_and_event_and_is_not_tried_for_ever(
     cluster: ClusterAccess, namespace: str
 ) -> None:

@@ -1,0 +1,179 @@
+"""What controllers rely on: who is asked about a change, exclusive sections that outlast planning, settings, health."""
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from pydantic import ValidationError
+
+from retinue.plan import Key, Manifest, Plan
+from retinue_operator.cache import Cache
+from retinue_operator.controller import EVERY, World
+from retinue_operator.dispatch import Dispatcher
+from retinue_operator.health import Check, Heartbeat, report
+from retinue_operator.settings import Settings
+
+
+def object_(kind: str, name: str, namespace: str = "ns", version: int = 1, **labels: str) -> Manifest:
+    metadata = {"name": name, "namespace": namespace, "uid": f"{kind}-{namespace}-{name}", "labels": labels}
+    return {"apiVersion": "v1", "kind": kind, "metadata": {**metadata, "resourceVersion": str(version)}}
+
+
+class Mapped:
+    """A controller of pools that maps pods by label, nodes to all pools, and stumbles over one pod."""
+
+    kind = "DecodePool"
+
+    def keys_for(self, kind: str, obj: Manifest) -> Iterable[Key]:
+        if obj["metadata"]["name"] == "odd":
+            raise KeyError("odd")
+        if kind == "Pod":
+            yield Key(self.kind, obj["metadata"]["namespace"], obj["metadata"]["labels"]["pool"])
+        if kind == "Node":
+            yield Key(self.kind, "", EVERY)
+        if kind == "Service":
+            yield Key(self.kind, obj["metadata"]["namespace"], EVERY)
+
+    async def reconcile(self, key: Key, world: World) -> Plan | None:
+        raise NotImplementedError
+
+
+def dispatching() -> tuple[Cache, list[str]]:
+    cache = Cache()
+    added: list[str] = []
+    dispatcher = Dispatcher([Mapped()], cache, lambda key, _: added.append(f"{key.namespace}/{key.name}"))
+    cache.put(object_("DecodePool", "a"))
+    cache.put(object_("DecodePool", "b"))
+    cache.put(object_("DecodePool", "c", namespace="other"))
+    cache.subscribe(dispatcher.changed)
+    return cache, added
+
+
+def test_a_change_of_an_own_object_enqueues_it_and_a_deletion_too() -> None:
+    cache, added = dispatching()
+    cache.put(object_("DecodePool", "d", version=2))
+    cache.remove(object_("DecodePool", "d", version=3))
+    assert added == ["ns/d", "ns/d"]
+
+
+def test_a_child_that_moves_concerns_its_old_and_its_new_owner() -> None:
+    cache, added = dispatching()
+    cache.put(object_("Pod", "p", pool="a"))
+    cache.put(object_("Pod", "p", version=2, pool="b"))
+    assert added == ["ns/a", "ns/a", "ns/b"]
+
+
+def test_every_stands_for_all_objects_or_for_those_of_a_namespace() -> None:
+    cache, added = dispatching()
+    cache.put(object_("Node", "n", namespace=""))
+    assert added == ["ns/a", "ns/b", "other/c"]
+    added.clear()
+    cache.put(object_("Service", "s"))
+    assert added == ["ns/a", "ns/b"]
+
+
+def test_a_mapping_that_fails_on_one_object_does_not_disturb_the_others() -> None:
+    cache, added = dispatching()
+    cache.put(object_("Pod", "odd", pool="a"))
+    cache.put(object_("Pod", "p", pool="a"))
+    assert added == ["ns/a"]
+
+
+def world() -> World:
+    nothing = cast(Any, None)
+    return World(Cache(), nothing, nothing, nothing, nothing, lambda: 0.0)
+
+
+async def test_an_exclusive_section_of_a_reconcile_lasts_until_its_plan_is_executed() -> None:
+    shared = world()
+    story: list[str] = []
+    planned = asyncio.Event()
+    execute = asyncio.Event()
+
+    async def first() -> None:
+        async with shared.reconciling():
+            async with shared.exclusive("placement"):
+                story.append("first plans")
+            planned.set()
+            await execute.wait()
+            story.append("first executes")
+
+    async def second() -> None:
+        await planned.wait()
+        async with shared.reconciling(), shared.exclusive("placement"):
+            story.append("second plans")
+
+    tasks = [asyncio.create_task(first()), asyncio.create_task(second())]
+    await planned.wait()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    execute.set()
+    await asyncio.gather(*tasks)
+    assert story == ["first plans", "first executes", "second plans"]
+
+
+async def test_taking_a_section_twice_in_one_reconcile_is_fine_and_other_names_are_free() -> None:
+    shared = world()
+    story = []
+    async with asyncio.timeout(5), shared.reconciling():
+        for name in ("a", "a", "b"):
+            async with shared.exclusive(name):
+                story.append(name)
+    assert story == ["a", "a", "b"]
+
+
+async def test_a_reconcile_that_fails_gives_its_sections_back() -> None:
+    shared = world()
+
+    async def fails() -> None:
+        async with shared.reconciling(), shared.exclusive("a"):
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError):
+        await fails()
+    async with asyncio.timeout(5), shared.exclusive("a"):
+        assert shared.now() == 0.0
+
+
+def test_flags_win_over_the_environment_and_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETINUE_WORKERS", "3")
+    monkeypatch.setenv("RETINUE_NAMESPACES", "agents, lab,")
+    assert Settings().workers == 3
+    assert Settings().namespaces == ("agents", "lab")
+    assert Settings(workers=5, namespaces=("one",)).workers == 5
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"workers": 0}, {"http_port": 70000}, {"log_format": "xml"}, {"lease_renew_deadline": 20.0}]
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_the_history_file_is_off_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().history_file is None
+    monkeypatch.setenv("RETINUE_HISTORY_FILE", "/tmp/decisions.jsonl")
+    assert Settings().history_file == Path("/tmp/decisions.jsonl")
+
+
+def test_a_report_names_each_check_and_fails_if_one_does() -> None:
+    good, bad = Check("good", lambda: None), Check("bad", lambda: "it is late")
+    assert report([good]).healthy
+    found = report([good, bad])
+    assert not found.healthy
+    assert found.text == "[+] good ok\n[-] bad failed: it is late\n"
+
+
+def test_a_loop_that_does_not_turn_fails_its_heartbeat() -> None:
+    now = 0.0
+    heart = Heartbeat(limit=10, clock=lambda: now)
+    now = 9.0
+    assert heart.failure() is None
+    now = 11.0
+    assert heart.failure() == "the event loop has not turned for 11.0 s"
+    heart.beat()
+    assert heart.failure() is None
+    assert heart.worst_lag == 10.0
