@@ -88,8 +88,9 @@ class NodeRegistration:
         await self._api.patch(self._path, {"metadata": {"annotations": {FAULT: text}}}, content_type=MERGE_PATCH)
 
     async def remove(self) -> None:
-        """Deletes the Node; its lease follows."""
-        await self._api.delete(self._path, uid=self._uid or None)
+        """Deletes the Node if it was registered; its lease follows."""
+        if self._uid:
+            await self._api.delete(self._path, uid=self._uid)
 
     def boot(self) -> None:
         """The machine was switched on again."""

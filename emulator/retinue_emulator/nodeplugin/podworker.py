@@ -35,6 +35,8 @@ from .process import Process, launch
 from .statuswriter import StatusWriter
 
 _LOGGER = logging.getLogger(__name__)
+_ADMISSION_SECONDS = 2.0
+_ADMISSION_POLL_SECONDS = 0.05
 DEVICE_IDS_ENV = "RETINUE_DEVICE_IDS"
 
 
@@ -102,6 +104,8 @@ class PodWorker:
             life.cancel()
             await asyncio.gather(life, return_exceptions=True)
             await self._end()
+            # Before the API server lets the scheduler have the room.
+            self._release()
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
             if await self._writer.write_last():
@@ -117,7 +121,7 @@ class PodWorker:
         """Admission, then init containers one after the other, then all containers, until all have ended for good."""
         if phase_of(self._view()).final:
             return
-        if not self._admit():
+        if not await self._admit():
             return
         self._writer.wake()
         for runner in self._init:
@@ -153,8 +157,25 @@ class PodWorker:
         grace = max(0.0, min(grace_seconds(self.pod), left + 1.0))
         await asyncio.gather(*(runner.terminate(grace) for runner in (*self._containers, *self._init)))
 
-    def _admit(self) -> bool:
-        """Gives the pod its devices and its address; False when it has to fail, as a kubelet refuses a pod."""
+    async def _admit(self) -> bool:
+        """Gives the pod its devices and its address; False when it has to fail, as a kubelet refuses a pod.
+
+        A pod that was removed by force still ends in this process while the scheduler has given its devices away
+        already, so missing devices are waited for a moment.
+        """
+        deadline = asyncio.get_running_loop().time() + _ADMISSION_SECONDS
+        while (refusal := self._try_admit()) is not None:
+            if asyncio.get_running_loop().time() >= deadline:
+                self._failure = Failure("UnexpectedAdmissionError", f"Pod was rejected: {refusal}")
+                self._emit("Warning", "UnexpectedAdmissionError", str(refusal))
+                self._release()
+                self._writer.wake()
+                return False
+            await asyncio.sleep(_ADMISSION_POLL_SECONDS)
+        return True
+
+    def _try_admit(self) -> Exception | None:
+        """One attempt; why it failed."""
         host = self._host
         wanted: dict[str, int] = {}
         for container in self.pod["spec"]["containers"]:
@@ -166,13 +187,10 @@ class PodWorker:
             self._address = host.addresses.take()
             self._holds_address = True
         except (NotEnoughDevices, AddressError) as error:
-            self._failure = Failure("UnexpectedAdmissionError", f"Pod was rejected: {error}")
-            self._emit("Warning", "UnexpectedAdmissionError", str(error))
-            self._writer.wake()
-            return False
+            return error
         requests = {c["name"]: requested_devices(c) for c in self.pod["spec"]["containers"]}
         self._devices = split_assignment(self._assignment, requests)
-        return True
+        return None
 
     def _release(self) -> None:
         """Gives devices and address back; the status keeps showing the address."""
