@@ -139,11 +139,11 @@ class Running:
         return found
 
     async def settled(self, name: str = "warm", replicas: int = 2) -> dict[str, Any]:
-        async def probe() -> dict[str, Any] | None:
+        async def probe() -> dict[str, Any]:
             found = await self.get("kvt", name)
             status = found.get("status", {})
             fresh = status.get("observedGeneration") == found["metadata"]["generation"]
-            return found if fresh and status.get("replicas") == replicas else None
+            return found if fresh and status.get("replicas") == replicas else {}
 
         return await eventually(probe, what=f"tier {name} shows {replicas} replicas")
 
@@ -234,7 +234,7 @@ async def test_a_foreign_edit_of_a_planned_field_is_repaired_and_additions_are_l
 
         async def repaired() -> bool:
             service = await op.get("service", "warm")
-            return service["metadata"]["labels"][TIER] == "warm" and service["spec"]["selector"] == {TIER: "warm"}
+            return bool(service["metadata"]["labels"][TIER] == "warm" and service["spec"]["selector"] == {TIER: "warm"})
 
         await eventually(repaired, what="the service is as planned again")
         pod = await op.get("pod", "warm-0")
@@ -277,7 +277,7 @@ async def test_an_object_deleted_while_no_watch_works_is_noticed_by_the_sweep(
 
         async def made_again() -> bool:
             uid: str = (await op.get("pod", "warm-1"))["metadata"]["uid"]
-            return uid != first
+            return bool(uid != first)
 
         await eventually(made_again, what="the pod exists again")
 
@@ -320,9 +320,9 @@ async def test_a_refused_object_shows_in_condition_and_event_and_is_not_tried_fo
     async with running(cluster, namespace, toy) as op:
         await op.apply(tier(namespace))
 
-        async def degraded() -> dict[str, Any] | None:
+        async def degraded() -> dict[str, Any]:
             conditions = (await op.get("kvt", "warm")).get("status", {}).get("conditions", [])
-            return next((condition for condition in conditions if condition["type"] == "Degraded"), None)
+            return next((condition for condition in conditions if condition["type"] == "Degraded"), {})
 
         condition = await eventually(degraded, what="the condition Degraded")
         assert condition["status"] == "True"

@@ -49,7 +49,7 @@ class Bench:
         posting.cancel()
 
     def outcomes(self, outcome: str) -> float:
-        return self.metrics.events.labels(outcome)._value.get()
+        return float(self.metrics.events.labels(outcome)._value.get())
 
 
 async def test_an_event_says_what_happened_to_which_object() -> None:
