@@ -65,10 +65,12 @@ def build_inputs(snapshot: AgentPoolSnapshot, now: float) -> Inputs:
     )
 
 
-def shape_of(snapshot: AgentPoolSnapshot, pool: PrefillPool | DecodePool) -> InstanceShape | None:
-    """The shape of the pool's instances on the first class of its list that can hold one."""
+def shape_of(
+    snapshot: AgentPoolSnapshot, pool: PrefillPool | DecodePool, on: str | None = None
+) -> InstanceShape | None:
+    """The shape of the pool's instances on the class `on`, or else on the first of its list that can hold one."""
     tiers = {name: snapshot.tiers[name] for name in pool.spec.kv_cache_tiers if name in snapshot.tiers}
-    for name in pool.spec.node_classes:
+    for name in pool.spec.node_classes if on is None else [on]:
         class_ = snapshot.classes.get(name)
         if class_ is None:
             continue
@@ -97,13 +99,14 @@ def _has_servers(tier: KVCacheTier | None) -> bool:
 
 
 def _pools(snapshot: AgentPoolSnapshot, measured: Measurements, now: float) -> Iterable[PoolInputs]:
+    uid = snapshot.agent_pool.metadata.uid
     for role in snapshot.agent_pool.spec.roles:
         name = pool_name(snapshot.agent_pool.metadata.name, role.name)
         prefill, decode = snapshot.prefill_pools.get(name), snapshot.decode_pools.get(name)
-        if role.prefill is not None and prefill is not None:
+        if role.prefill is not None and prefill is not None and prefill.metadata.controlled_by(uid):
             signals = measured.prefill.get(name, PoolSignals())
             yield _pool(snapshot, PoolKind.PREFILL, prefill, role.prefill, signals, False, now)
-        if role.decode is not None and decode is not None:
+        if role.decode is not None and decode is not None and decode.metadata.controlled_by(uid):
             alone = role.prefill is None and role.prefill_pool_ref is None
             signals = measured.decode.get(name, PoolSignals())
             yield _pool(snapshot, PoolKind.DECODE, decode, role.decode, signals, alone, now)
@@ -202,6 +205,8 @@ def _tiers(snapshot: AgentPoolSnapshot, measured: Measurements, now: float) -> I
         tier = snapshot.tiers.get(name)
         if tier is None or not _has_servers(tier):
             continue
+        if not tier.metadata.controlled_by(snapshot.agent_pool.metadata.uid):
+            continue
         bounds = template.replicas or ReplicaBounds(min=tier.spec.replicas, max=max(1, tier.spec.replicas))
         ready, starting, draining = _ages(snapshot.ages.get((PoolKind.TIER.value, name), ()), now)
         capacity = tier.spec.capacity_per_member
@@ -214,7 +219,7 @@ def _tiers(snapshot: AgentPoolSnapshot, measured: Measurements, now: float) -> I
             starting_ages=starting,
             draining=draining,
             capacity_bytes=float(quantity(capacity)) if capacity else None,
-            # A tier that loses a paused session within its run is too small; human gaps are kept as far as there is room.
+            # A tier that loses a paused session within its run is too small; human gaps are kept if there is room.
             retention=max(seconds(tier.spec.retention.tool_gap), seconds(tier.spec.retention.sub_agent_wait)),
             signals=measured.tiers.get(name, TierSignals()),
         )

@@ -14,6 +14,7 @@ from retinue.agentpool.names import pool_name, tier_name
 from retinue.agentpool.snapshot import AgentPoolSnapshot
 from retinue.agentpool.status import agent_pool_status
 from retinue.api import DecodePool, KVCacheTier, PrefillPool
+from retinue.api.agentpool import AutoscalingMode
 from retinue.autoscaling.decision import Decision, Target
 from retinue.autoscaling.inputs import PoolKind
 from retinue.conditions import Reason
@@ -100,16 +101,18 @@ def _remove_unwanted(snapshot: AgentPoolSnapshot, draft: Draft) -> None:
 
 def _carry_out(snapshot: AgentPoolSnapshot, decision: Decision, draft: Draft) -> None:
     """Writes the replicas that the decision changes, and says so; a dry run only says."""
-    if not decision.apply:
+    if not decision.apply or snapshot.agent_pool.spec.autoscaling.mode is not AutoscalingMode.AUTO:
         return
+    meta = snapshot.agent_pool.metadata
     for target in decision.targets:
         existing = _child(snapshot, target)
         if existing is None or existing.spec.replicas == target.desired or target.current == target.desired:
             continue
+        if not existing.metadata.controlled_by(meta.uid):
+            continue
         if existing.spec.replicas != target.current:
             continue  # Somebody changed replicas since the decision was made: the next one starts from theirs.
-        namespace = snapshot.agent_pool.metadata.namespace
-        manifest = build_replicas(KIND_OF[target.kind], namespace, target.name, target.desired)
+        manifest = build_replicas(KIND_OF[target.kind], meta.namespace, target.name, target.desired)
         draft.apply.append(Apply(manifest, Manager.AUTOSCALER))
         up = target.desired > target.current
         reason = Reason.SCALING_UP if up else Reason.SCALING_DOWN

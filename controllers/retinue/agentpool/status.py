@@ -127,11 +127,11 @@ def _cost(snapshot: AgentPoolSnapshot) -> str | None:
     for pool in pools:
         if not pool.metadata.controlled_by(uid):
             continue
-        shape = shape_of(snapshot, pool)
-        running = (pool.status.replicas or 0) + (pool.status.draining_replicas or 0)
-        if running and (shape is None or shape.cost_per_hour is None):
-            return None
-        total += running * (shape.cost_per_hour or 0.0 if shape else 0.0)
+        for instance in pool.status.instances:
+            shape = shape_of(snapshot, pool, on=instance.node_class)
+            if shape is None or shape.cost_per_hour is None:
+                return None
+            total += shape.cost_per_hour
     return f"{total:.2f}"
 
 
