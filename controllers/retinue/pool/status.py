@@ -38,7 +38,7 @@ def pool_status(
     findings = [
         admission.valid,
         admission.cache,
-        _placed(admission, list(unplaced), records),
+        _placed(snapshot, admission, list(unplaced), known),
         _scaled(snapshot, live, ready, records),
         _progressing(live, updated, revision),
         _degraded(records, restarted),
@@ -102,13 +102,19 @@ def _selector(snapshot: PoolSnapshot) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(pairs.items()))
 
 
-def _placed(admission: Admission, unplaced: list[NoFit], records: list[InstanceStatus]) -> Finding:
+def _placed(
+    snapshot: PoolSnapshot, admission: Admission, unplaced: list[NoFit], instances: list[Instance]
+) -> Finding:
     if not admission.shapes:
         return Finding(ConditionType.PLACED, None, Reason.INVALID_SPEC, "the spec is not valid, so nothing is placed")
     if unplaced:
         more = f" ({len(unplaced)} instances wait)" if len(unplaced) > 1 else ""
         return Finding(ConditionType.PLACED, False, Reason.NO_FIT, unplaced[0].message + more)
-    return Finding(ConditionType.PLACED, True, Reason.ALL_PLACED, f"{len(records)} instances are placed")
+    placed = [instance for instance in instances if instance.pods and not any(pod.gated for pod in instance.pods)]
+    if len(placed) < snapshot.pool.spec.replicas:
+        message = f"{len(placed)} of {snapshot.pool.spec.replicas} wanted instances are placed so far"
+        return Finding(ConditionType.PLACED, None, Reason.STARTING, message)
+    return Finding(ConditionType.PLACED, True, Reason.ALL_PLACED, f"{len(placed)} instances are placed")
 
 
 def _scaled(
