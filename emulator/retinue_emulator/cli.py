@@ -14,6 +14,7 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 def build_app() -> typer.Typer:
     """The command tree."""
     # Imported here, so that an engine in a container starts without them.
+    from retinue_emulator.demo.cli import demo
     from retinue_emulator.loopback.cli import app as loopback
     from retinue_emulator.nodeplugin.cli import inventory, node_plugin
     from retinue_emulator.replay.cli import app as replay
@@ -24,6 +25,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
     )
+    app.command(name="demo")(demo)
     app.command(name="node-plugin")(node_plugin)
     app.command(name="inventory")(inventory)
     app.command(name="engine", context_settings=_PASS_ON, add_help_option=False)(engine)
