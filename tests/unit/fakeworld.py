@@ -125,7 +125,8 @@ class FakeWorld:
         """Plans and executes; with a limit the operator dies after that many writes, before the status."""
         planned = self.plan()
         before = self.writes
-        for entry in (*planned.apply, *planned.delete):
+        writes: tuple[Apply | Delete, ...] = (*planned.apply, *planned.delete)
+        for entry in writes:
             if write_limit is not None and self.writes - before >= write_limit:
                 return planned
             if isinstance(entry, Apply):

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retinue.api import KVCacheTier
 from retinue.plan import Manager
 from retinue.pool.snapshot import PoolMetrics
 
 from .fakeworld import CLIQUE, FakeWorld, gpu_class, gpu_node, make_pool, world
 
-TWO_PODS = {"parallelism": {"tensor": 8}}
-PACKED = {"topology": {"pack": "nvlinkDomain"}}
+TWO_PODS: dict[str, Any] = {"parallelism": {"tensor": 8}}
+PACKED: dict[str, Any] = {"topology": {"pack": "nvlinkDomain"}}
 
 
 def settled(fake: FakeWorld) -> bool:
@@ -516,6 +517,79 @@ def test_an_instance_that_waits_for_a_full_class_moves_when_another_gets_room() 
     fake.run()
     assert settled(fake)
     assert fake.views()[0].node == "b"
+
+
+def host_tier(name: str, capacity: str = "64Gi", valid: str = "True") -> KVCacheTier:
+    condition = {"type": "Valid", "status": valid, "reason": "Accepted", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    return KVCacheTier.model_validate(
+        {
+            "metadata": {"name": name, "namespace": "agents"},
+            "spec": {"medium": "HostMemory", "capacityPerMember": capacity},
+            "status": {"conditions": [condition]},
+        }
+    )
+
+
+def test_a_pool_waits_for_its_tiers_and_says_for_which() -> None:
+    fake = pools(replicas=1, kvCacheTiers=["warm"])
+    fake.reconcile()
+    assert fake.condition("CacheConnected")[:2] == ("False", "TierMissing")
+    fake.tiers["warm"] = host_tier("warm", valid="False")
+    fake.reconcile()
+    assert fake.condition("CacheConnected")[:2] == ("False", "TierNotReady")
+    assert fake.condition("Ready")[:2] == ("False", "TierNotReady")
+    assert not fake.pods
+    fake.tiers["warm"] = host_tier("warm")
+    fake.run()
+    assert settled(fake)
+    assert fake.condition("CacheConnected")[:2] == ("True", "TiersConnected")
+    assert fake.pods["coder-prefill-0-0"]["spec"]["containers"][0]["resources"]["requests"]["memory"] == str(64 * 2**30)
+
+
+def test_a_larger_host_memory_tier_replaces_the_engines_that_hold_it() -> None:
+    fake = pools(replicas=1, kvCacheTiers=["warm"])
+    fake.tiers["warm"] = host_tier("warm")
+    fake.run()
+    fake.tiers["warm"] = host_tier("warm", "128Gi")
+    fake.run()
+    assert settled(fake)
+    (pod,) = fake.pods.values()
+    assert "--host-cache-bytes=137438953472" in pod["spec"]["containers"][0]["args"]
+
+
+def test_a_tier_that_the_pool_does_not_name_moves_nothing() -> None:
+    fake = pools(replicas=1)
+    fake.run()
+    fake.tiers["other"] = host_tier("other")
+    writes = fake.writes
+    fake.reconcile()
+    assert fake.writes == writes
+
+
+def test_a_tier_that_vanishes_takes_no_serving_engine_with_it() -> None:
+    fake = pools(replicas=2, kvCacheTiers=["warm"], rollout={"maxSurge": 0, "maxUnavailable": 2})
+    fake.tiers["warm"] = host_tier("warm")
+    fake.run()
+    uids = {view.uid for view in fake.views()}
+    kept = fake.tiers.pop("warm")
+    for _ in range(20):
+        fake.reconcile()
+        fake.advance(1)
+    assert {view.uid for view in fake.views() if view.ready and view.routable} == uids
+    fake.tiers["warm"] = kept
+    fake.run()
+    assert {view.uid for view in fake.views()} == uids
+    assert settled(fake)
+
+
+def test_without_its_tier_a_pool_still_shrinks() -> None:
+    fake = pools(replicas=2, kvCacheTiers=["warm"])
+    fake.tiers["warm"] = host_tier("warm")
+    fake.run()
+    fake.tiers.clear()
+    fake.change(replicas=1)
+    fake.run()
+    assert len(fake.pods) == 1
 
 
 def test_every_write_of_the_drain_goes_by_its_own_field_manager() -> None:
