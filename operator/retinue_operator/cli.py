@@ -106,6 +106,32 @@ def rbac(
     typer.echo("up to date" if not drifted else f"written: {', '.join(drifted)}")
 
 
+@app.command()
+def decisions(
+    file: Annotated[Path, typer.Argument(help="File that the operator wrote with --history-file.")],
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Decide again from the recorded inputs; fail if anything differs.")
+    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show decisions that change nothing, too.")] = False,
+) -> None:
+    """Show the autoscaler's decisions, and check that they replay to the same."""
+    from retinue.autoscaling.history import Unreadable
+    from retinue_operator.decisions import entries
+
+    shown = different = 0
+    try:
+        for entry in entries(file, replay=replay, every=every):
+            typer.echo(entry.text())
+            shown += 1
+            different += entry.same is False
+    except (OSError, Unreadable) as error:
+        typer.echo(f"retinue-operator: {error}", err=True)
+        raise typer.Exit(Exit.USAGE) from error
+    typer.echo(f"{shown} decisions shown, {different} replayed to something else" if replay else f"{shown} decisions")
+    if different:
+        raise typer.Exit(Exit.FAILED)
+
+
 def main() -> None:
     """Entry point of the console script."""
     app()

@@ -101,16 +101,17 @@ EMULATOR = Part(
     "retinue-emulator",
     "rbac-emulator.yaml",
     (
-        Right("", ("nodes",), (*_READ, "create", "update", "patch", "delete"), "It stands in for nodes: makes them."),
-        Right("", ("nodes/status",), ("update", "patch"), "It reports capacity, addresses and readiness of its nodes."),
-        Right("", ("pods",), (*_READ, "delete"), "It runs the life of pods on its nodes, and ends terminated ones."),
-        Right("", ("pods/status",), ("update", "patch"), "It reports phase, addresses and readiness of those pods."),
+        Right("", ("nodes",), (*_READ, "create", "patch", "delete"), "It stands in for nodes: makes them."),
+        Right("", ("nodes/status",), ("patch",), "It reports capacity, addresses and readiness of its nodes."),
+        Right(
+            "", ("pods",), ("list", "watch", "delete"), "It runs the life of pods on its nodes, and removes ended ones."
+        ),
+        Right("", ("pods/status",), ("patch",), "It reports phase, addresses and readiness of those pods."),
         Right("", ("events",), ("create", "patch"), "It tells what a kubelet would tell."),
-        Right("events.k8s.io", ("events",), ("create", "patch"), "It tells what a kubelet would tell."),
         Right(
             "coordination.k8s.io",
             ("leases",),
-            ("get", "list", "create", "update", "patch", "delete"),
+            ("create", "update", "patch"),
             "A node lives as long as its Lease is renewed.",
             namespace="kube-node-lease",
         ),

@@ -216,6 +216,14 @@ def test_the_first_replicas_are_the_minimum_and_are_written_once() -> None:
     assert replicas(plan(after(seen, result), START)) == {}
 
 
+def test_first_replicas_that_a_crash_kept_from_being_written_are_written_later() -> None:
+    seen = complete()
+    pool = seen.prefill_pools["coder-primary"]
+    unsized = pool.model_copy(update={"metadata": pool.metadata.model_copy(update={"annotations": {}})})
+    crashed = replace(seen, prefill_pools={"coder-primary": unsized})
+    assert replicas(plan(crashed, START)) == {"PrefillPool/coder-primary": 2}
+
+
 def test_each_child_is_applied_before_its_replicas_are() -> None:
     result = plan(snapshot(), START)
     order = [(e.manifest["metadata"]["name"], e.manifest["kind"], e.manager) for e in result.apply]
@@ -330,7 +338,11 @@ def test_a_decision_is_carried_out_by_the_autoscalers_manager_and_told() -> None
         "PrefillPool/coder-primary": {
             "apiVersion": "retinue.dev/v1alpha1",
             "kind": "PrefillPool",
-            "metadata": {"name": "coder-primary", "namespace": "agents"},
+            "metadata": {
+                "name": "coder-primary",
+                "namespace": "agents",
+                "annotations": {"retinue.dev/sized": "true"},
+            },
             "spec": {"replicas": 5},
         }
     }

@@ -38,11 +38,11 @@ def build_tier(agent_pool: AgentPool, template: TierTemplate) -> Manifest:
 
 
 def build_replicas(kind: str, namespace: str, name: str, replicas: int) -> Manifest:
-    """What the autoscaler writes: the replicas of one pool or tier and nothing else."""
+    """What the autoscaler writes: the replicas of one pool or tier, and the mark that they are not the default."""
     return {
         "apiVersion": API_VERSION,
         "kind": kind,
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": name, "namespace": namespace, "annotations": {labels.SIZED: "true"}},
         "spec": {"replicas": replicas},
     }
 

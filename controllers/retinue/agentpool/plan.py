@@ -13,7 +13,7 @@ from retinue.agentpool.build import (
 from retinue.agentpool.names import pool_name, tier_name
 from retinue.agentpool.snapshot import AgentPoolSnapshot
 from retinue.agentpool.status import agent_pool_status
-from retinue.api import DecodePool, KVCacheTier, PrefillPool
+from retinue.api import DecodePool, KVCacheTier, PrefillPool, labels
 from retinue.api.agentpool import AutoscalingMode
 from retinue.autoscaling.decision import Decision, Target
 from retinue.autoscaling.inputs import PoolKind
@@ -73,14 +73,14 @@ def _have_pools(snapshot: AgentPoolSnapshot, draft: Draft) -> None:
 
 
 def _have(snapshot: AgentPoolSnapshot, existing: Child | None, manifest: Manifest, initial: int, draft: Draft) -> None:
-    """Applies a child; a new one also gets its first replicas, once. Somebody else's object is never taken over."""
+    """Applies a child, and its first replicas once. Somebody else's object is never taken over."""
     kind, name = manifest["kind"], manifest["metadata"]["name"]
     draft.wanted.add((kind, name))
     if existing is not None and not existing.metadata.controlled_by(snapshot.agent_pool.metadata.uid):
         draft.taken.append(f"{kind} {name}")
         return
     draft.apply.append(Apply(manifest))
-    if existing is None:
+    if existing is None or labels.SIZED not in existing.metadata.annotations:
         namespace = snapshot.agent_pool.metadata.namespace
         draft.apply.append(Apply(build_replicas(kind, namespace, name, initial), Manager.AUTOSCALER))
 

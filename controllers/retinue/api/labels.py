@@ -24,6 +24,8 @@ DOMAIN = "retinue.dev/domain"
 DRAIN_STARTED = "retinue.dev/drain-started"
 TEMPLATE = "retinue.dev/template"
 FAULT = "retinue.dev/fault"
+# On a pool or tier that an AgentPool made: its replicas have been written once, so they are not the schema's default.
+SIZED = "retinue.dev/sized"
 # On a NodeClass: its nodes are emulated and run at this many times real speed.
 TIME_SCALE = "retinue.dev/time-scale"
 

@@ -116,7 +116,9 @@ def _look_again_when_due(instances: Iterable[Instance], draft: Draft, now: float
 def _candidate(snapshot: PoolSnapshot, admission: Admission, instance: Instance, revision: str) -> Candidate:
     metrics = snapshot.metrics
     # Without its tiers the pool can make no new instance, so none is outdated: what serves goes on serving.
-    current = instance.revision == revision and instance.node_class in admission.shapes
+    # Nor does a NodeClass that went away move what runs on its nodes.
+    class_gone = instance.node_class in snapshot.pool.spec.node_classes and instance.node_class not in snapshot.classes
+    current = instance.revision == revision and (instance.node_class in admission.shapes or class_gone)
     phase = InstancePhase.PENDING if instance.failure and instance.phase != InstancePhase.DRAINING else instance.phase
     return Candidate(
         name=instance.name,
