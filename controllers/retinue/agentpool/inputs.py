@@ -94,6 +94,12 @@ def _role(snapshot: AgentPoolSnapshot, who: Serving, measured: Measurements) -> 
     )
 
 
+def tier_server_cost(snapshot: AgentPoolSnapshot, tier: KVCacheTier) -> float | None:
+    """Hourly cost of one server pod: its node's, because its capacity is the node's flash. None where unknown."""
+    class_ = snapshot.classes.get(tier.spec.node_class or "")
+    return class_.cost_per_node_hour if class_ else None
+
+
 def _has_servers(tier: KVCacheTier | None) -> bool:
     return tier is not None and tier.spec.medium == Medium.CONTEXT_STORAGE
 
@@ -221,5 +227,6 @@ def _tiers(snapshot: AgentPoolSnapshot, measured: Measurements, now: float) -> I
             capacity_bytes=float(quantity(capacity)) if capacity else None,
             # A tier that loses a paused session within its run is too small; human gaps are kept if there is room.
             retention=max(seconds(tier.spec.retention.tool_gap), seconds(tier.spec.retention.sub_agent_wait)),
+            cost_per_hour=tier_server_cost(snapshot, tier),
             signals=measured.tiers.get(name, TierSignals()),
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from retinue.agentpool.inputs import shape_of
+from retinue.agentpool.inputs import shape_of, tier_server_cost
 from retinue.agentpool.names import Serving, serving
 from retinue.agentpool.snapshot import AgentPoolSnapshot, Measurements
 from retinue.api import DecodePool, PrefillPool
@@ -16,6 +16,7 @@ from retinue.api.agentpool import (
     RoleStatus,
     SessionsStatus,
 )
+from retinue.api.kvcachetier import Medium
 from retinue.api.types import Condition
 from retinue.api.units import format_duration, format_ratio
 from retinue.autoscaling.decision import Decision
@@ -120,7 +121,7 @@ def _ratio(signal: Signal) -> str | None:
 
 
 def _cost(snapshot: AgentPoolSnapshot) -> str | None:
-    """Hourly cost of all instances of the pools that the AgentPool made, draining ones included; None if unknown."""
+    """Hourly cost of all instances and tier servers of the AgentPool's own, draining ones included; None if unknown."""
     total = 0.0
     uid = snapshot.agent_pool.metadata.uid
     pools: list[PrefillPool | DecodePool] = [*snapshot.prefill_pools.values(), *snapshot.decode_pools.values()]
@@ -132,6 +133,12 @@ def _cost(snapshot: AgentPoolSnapshot) -> str | None:
             if shape is None or shape.cost_per_hour is None:
                 return None
             total += shape.cost_per_hour
+    for tier in snapshot.tiers.values():
+        if tier.metadata.controlled_by(uid) and tier.spec.medium == Medium.CONTEXT_STORAGE:
+            cost = tier_server_cost(snapshot, tier)
+            if cost is None:
+                return None
+            total += (tier.status.replicas or 0) * cost
     return f"{total:.2f}"
 
 
