@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from retinue.api import DecodePool, PrefillPool, labels
+from retinue.api.decodepool import Serves
 from retinue.autoscaling.assemble import instance_sessions, pool_signals
 from retinue.autoscaling.inputs import PoolKind as MeasuredKind
 from retinue.plan import Key, Manifest, Plan, earliest
@@ -78,7 +79,8 @@ class PoolController:
         signals = pool_signals(poll.samples, kind, pool.metadata.name)
         return (
             PoolMetrics(
-                hit_rate=signals.hit_rate.value,
+                # What a decode engine gets from prefill is no hit: the prefill pool tells what was cached.
+                hit_rate=signals.hit_rate.value if _does_prefill(pool) else None,
                 ttft_p95=signals.ttft.value,
                 itl_p95=signals.inter_token_time.value,
                 sessions=instance_sessions(poll.samples),
@@ -86,3 +88,7 @@ class PoolController:
             ),
             interval,
         )
+
+
+def _does_prefill(pool: Pool) -> bool:
+    return isinstance(pool, PrefillPool) or pool.spec.serves == Serves.PREFILL_AND_DECODE
