@@ -44,7 +44,7 @@ def demo(
 
 
 def run_until_signal(run: Demo, console: Console) -> int:
-    """The exit code of the run; Ctrl-C and SIGTERM end it in order, a second one at once (its processes die with it)."""
+    """The exit code of the run. Ctrl-C and SIGTERM end it in order, a second one at once: its processes die with it."""
     received: list[signal.Signals] = []
 
     async def main() -> int:

@@ -46,7 +46,7 @@ def clock(model_seconds: float) -> str:
 
 
 def pool_table(sample: Sample) -> Table:
-    """One row per pool and tier."""
+    """One row per pool and tier; it fits into 80 columns."""
     table = Table(box=None, pad_edge=False)
     for name in ("role", "pool"):
         table.add_column(name, no_wrap=True)
@@ -56,11 +56,12 @@ def pool_table(sample: Sample) -> Table:
     for pool in sample.pools:
         counts = (_count(pool.pending), _count(pool.starting), f"{pool.ready}", _count(pool.draining))
         rate = ratio(rates.get(pool.role)) if pool.kind == "prefill" or _alone(sample, pool) else ""
-        table.add_row(pool.role, pool.key, f"{pool.desired}", *counts, rate, "")
+        table.add_row(pool.role, pool.kind, f"{pool.desired}", *counts, rate, "")
     for tier in sample.tiers:
         fill = "-" if tier.fill is None else f"{tier.fill:.0%} of {tier.capacity}"
         desired = f"{tier.desired}" if tier.medium == "ContextStorage" else ""
-        table.add_row("", tier.key, desired, "", "", f"{tier.members}", "", ratio(tier.hit_rate), fill)
+        name = tier.name.rsplit("-", 1)[-1]
+        table.add_row(f"tier {name}", "", desired, "", "", f"{tier.members}", "", ratio(tier.hit_rate), fill)
     return table
 
 
@@ -111,10 +112,14 @@ class LiveView:
             self._line(f"  {at} {summary_line(sample, self._progress, self._speed)} | {sizes_line(sample)}")
 
     def _render(self, sample: Sample, timeline: Timeline) -> Group:
-        head = Text(f"model time {clock(sample.at * self._speed)} (all times are model time: wall time x {self._speed:g})")
+        head = Text(
+            f"model time {clock(sample.at * self._speed)} (all times are model time: wall time x {self._speed:g})"
+        )
         head.stylize("dim")
         lines = Text(summary_line(sample, self._progress, self._speed))
-        moves = [Text(describe_move(move, self._speed), no_wrap=True, overflow="ellipsis") for move in timeline.moves[-4:]]
+        moves = [
+            Text(describe_move(move, self._speed), no_wrap=True, overflow="ellipsis") for move in timeline.moves[-4:]
+        ]
         last = Text(f"last decision  {sample.decision or '-'}", no_wrap=True, overflow="ellipsis")
         return Group(head, pool_table(sample), lines, last, *moves)
 
@@ -134,6 +139,10 @@ def live_view(console: Console, speed: float, progress: Progress) -> Iterator[Li
 
 def _alone(sample: Sample, pool: PoolSample) -> bool:
     return not any(other.kind == "prefill" and other.role == pool.role for other in sample.pools)
+
+
+def _one_line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _count(value: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from retinue_emulator.loopback import LoopbackError
+from retinue_emulator.replay.events import Trace
 from retinue_emulator.replay.oracle import expected_hit
 from retinue_emulator.replay.runner import Replay, ReplayOptions, ReplayResult
 
@@ -57,6 +57,7 @@ class Demo:
         self.exit_code: int | None = None
         self._console = console
         self._stages = Stages(console)
+        self._began = time.monotonic()
 
     async def run(self) -> int:
         """0 when all checks passed, 1 otherwise. Raises LoopbackError when the run could not be finished."""
@@ -80,10 +81,11 @@ class Demo:
         return self.exit_code or 0
 
     async def _use(self, stack: Stack) -> None:
-        began = time.monotonic()
-        async with Watcher(stack.cluster, scenario.NAMESPACE, scenario.AGENT_POOL) as watcher:
+        window = scenario.MODEL_SECONDS["metricsWindow"] / self.options.speed
+        async with Watcher(stack.cluster, stack.prometheus, scenario.NAMESPACE, scenario.AGENT_POOL, window) as watcher:
             await self._apply(stack)
-            ready_after = await self._wait_ready(watcher)
+            await self._wait_ready(watcher)
+            ready_after = time.monotonic() - self._began
             trace = scenario.sessions(self.options.sessions)
             result = await self._replay(stack, watcher, trace)
             await self._wait_shrunk(watcher)
@@ -98,15 +100,17 @@ class Demo:
         )
         verdicts = checks(outcome)
         record = RunRecord(
-            options_speed=self.options.speed,
+            speed=self.options.speed,
             load=scenario.describe(trace),
             outcome=outcome,
             checks=verdicts,
             records=result.records,
             timeline=watcher.timeline,
             reference=scenario.REFERENCE_SESSION,
-            ready_seconds=ready_after,
-            wall_seconds=time.monotonic() - began,
+            ttft_goal=scenario.MODEL_SECONDS["ttft"],
+            itl_goal=scenario.MODEL_SECONDS["itl"],
+            setup_seconds=ready_after,
+            wall_seconds=time.monotonic() - self._began,
         )
         with self._stages.stage("Report") as stage:
             path = await asyncio.to_thread(write_report, record, self.options.report)
@@ -126,7 +130,7 @@ class Demo:
             classes = ", ".join(item["metadata"]["name"] for item in objects if item["kind"] == "NodeClass")
             stage.done(f"AgentPool {scenario.NAMESPACE}/{scenario.AGENT_POOL}; node classes {classes}")
 
-    async def _wait_ready(self, watcher: Watcher) -> float:
+    async def _wait_ready(self, watcher: Watcher) -> None:
         with self._stages.stage("Pools become Ready") as stage:
             while True:
                 sample = await watcher.observe()
@@ -137,9 +141,8 @@ class Demo:
                     raise NotReady(f"not Ready after {_READY_SECONDS:.0f} s", _missing(sample))
                 await asyncio.sleep(0.5)
             stage.done(_readiness(sample))
-            return stage.seconds
 
-    async def _replay(self, stack: Stack, watcher: Watcher, trace: scenario.Trace) -> ReplayResult:
+    async def _replay(self, stack: Stack, watcher: Watcher, trace: Trace) -> ReplayResult:
         speed = self.options.speed
         self._line(f"   Replay {scenario.describe(trace)}; all times below are model time (wall time x {speed:g})")
         options = ReplayOptions(
@@ -150,23 +153,22 @@ class Demo:
             run_timeout=self.options.timeout,
         )
         replay = Replay(trace, options)
-        watcher.start_clock()
-        began = time.monotonic()
-        running = asyncio.create_task(replay.run())
-        try:
-            with live_view(self._console, speed, replay.progress) as view:
+        with (
+            self._stages.stage("Replay", spinner=False) as stage,
+            live_view(self._console, speed, replay.progress) as view,
+        ):
+            watcher.start_clock()
+            running = asyncio.create_task(replay.run())
+            try:
                 while not running.done():
                     await asyncio.wait([running], timeout=_REFRESH_SECONDS)
                     await watcher.observe()
                     view.show(watcher.timeline)
-            result = await running
-        finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
-        with self._stages.stage("Replay") as stage:
-            minutes = (time.monotonic() - began) * speed / 60
-            stage.done(f"{len(result.records):,} requests in {time.monotonic() - began:.0f} s ({minutes:.1f} model minutes)")
+                result = await running
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+            stage.done(f"{len(result.records):,} requests in {result.duration * speed / 60:.1f} minutes of model time")
         return result
 
     async def _wait_shrunk(self, watcher: Watcher) -> None:

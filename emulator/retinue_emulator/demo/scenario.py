@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -33,6 +32,9 @@ MODEL_SECONDS: Mapping[str, float] = {
     "downInterval": 60.0,
     "maxAge": 120.0,
     "drain": 360.0,
+    "toolGap": 300.0,
+    "subAgentWait": 600.0,
+    "humanGap": 3600.0,
 }
 """The times in the manifests as model time; the placeholders of manifests.yaml by name."""
 
@@ -40,20 +42,12 @@ _RAMP_SECONDS = 600.0
 _LONGEST_SECONDS = 2280.0
 
 
-@dataclass(frozen=True)
-class Goals:
-    """The latency goals of the AgentPool in model seconds."""
-
-    ttft: float = MODEL_SECONDS["ttft"]
-    itl: float = MODEL_SECONDS["itl"]
-
-
 def manifests(speed: float) -> str:
     """The manifests as YAML text, with all times divided by `speed` (above zero)."""
     if speed <= 0:
         raise ValueError(f"speed must be above zero, not {speed}")
     times = {name: _duration(seconds / speed) for name, seconds in MODEL_SECONDS.items()}
-    text = (files(__package__) / "manifests.yaml").read_text(encoding="utf-8")
+    text = (files("retinue_emulator.demo") / "manifests.yaml").read_text(encoding="utf-8")
     return Template(text).substitute(times, speed=f"{speed:g}")
 
 

@@ -16,13 +16,13 @@ _PLAIN_SECONDS = 5.0
 class Stage:
     """One step under way. `update` says what it does just now, `done` what came of it."""
 
-    def __init__(self, title: str, console: Console | None) -> None:
+    def __init__(self, title: str, console: Console | None, *, spinner: bool) -> None:
         self.title = title
         self.result = ""
         self._console = console
         self._began = self._printed = time.monotonic()
         self._status: Status | None = None
-        if console is not None and console.is_terminal:
+        if spinner and console is not None and console.is_terminal:
             self._status = console.status(escape(title))
             self._status.start()
 
@@ -54,10 +54,10 @@ class Stage:
         if self._console is None:
             return
         mark = "[red]failed[/red]" if failed else "[green]ok[/green]"
-        outcome = "" if failed else escape(self.result)
-        self._console.print(
-            f"{mark:<2} {escape(self.title)} [dim]{self.seconds:.1f} s[/dim]  {outcome}", highlight=False, soft_wrap=True
-        )
+        line = f"{mark} {escape(self.title)} [dim]{self.seconds:.1f} s[/dim]"
+        if self.result and not failed:
+            line += f"  {escape(self.result)}"
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def _print(self, line: str) -> None:
         if self._console is not None:
@@ -71,9 +71,12 @@ class Stages:
         self.console = console
 
     @contextmanager
-    def stage(self, title: str) -> Iterator[Stage]:
-        """A stage for the length of a `with` block; one that an exception ends is shown as failed."""
-        stage = Stage(title, self.console)
+    def stage(self, title: str, *, spinner: bool = True) -> Iterator[Stage]:
+        """A stage for the length of a `with` block; one that an exception ends is shown as failed.
+
+        A stage that shows something else on the terminal meanwhile has no spinner.
+        """
+        stage = Stage(title, self.console, spinner=spinner)
         try:
             yield stage
         except BaseException:

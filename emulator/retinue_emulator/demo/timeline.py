@@ -6,7 +6,7 @@ Latencies are wall seconds, as the API shows them; whoever shows them to people 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,17 @@ class Timeline:
         """Appends a sample, which must not be older than the last one."""
         self.samples.append(sample)
 
+    def shift(self, seconds: float) -> None:
+        """Moves all samples so many seconds into the past: a new zero of time."""
+        self.samples = [replace(sample, at=sample.at - seconds) for sample in self.samples]
+        self.moves = [replace(move, at=move.at - seconds) for move in self.moves]
+
     @property
     def last(self) -> Sample | None:
         """The newest sample."""
         return self.samples[-1] if self.samples else None
 
-    def keys(self) -> tuple[str, ...]:
+    def subjects(self) -> tuple[str, ...]:
         """Keys of all pools and tiers ever seen that have servers of their own, in order of appearance."""
         return tuple(dict.fromkeys(key for sample in self.samples for key, _ in _sizes(sample)))
 
@@ -154,7 +159,7 @@ class SizeChange:
 def size_changes(timeline: Timeline) -> tuple[SizeChange, ...]:
     """The change of every pool and tier over the whole timeline."""
     changes = []
-    for key in timeline.keys():
+    for key in timeline.subjects():
         sizes = [size for _, size in timeline.sizes(key)]
         changes.append(SizeChange(key, sizes[0], max(sizes), sizes[-1]))
     return tuple(changes)

@@ -1,12 +1,14 @@
-"""Watches the AgentPool through the API server once a second, and reads the operator's record of decisions."""
+"""Watches the AgentPool through the API server and Prometheus, and reads the operator's record of decisions."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,25 +18,33 @@ import aiohttp
 from retinue.api import GROUP, VERSION
 from retinue.api.units import seconds
 from retinue.autoscaling import history
-from retinue_emulator.loopback import ControlPlane, LoopbackError
+from retinue_emulator.loopback import ControlPlane, LoopbackError, PrometheusServer
 from retinue_emulator.loopback.health import trusting
 
 from .timeline import Move, PoolSample, RoleSample, Sample, TierSample, Timeline
 
 JsonObject = Mapping[str, Any]
 _REQUEST_SECONDS = 10.0
-_PERIOD_SECONDS = 1.0
+_TTFT = "retinue_gateway_time_to_first_token_seconds"
+_ITL = "vllm:inter_token_latency_seconds"
 _PLURALS = ("agentpools", "prefillpools", "decodepools", "kvcachetiers")
 
 
 class Watcher:
-    """`async with Watcher(cluster, namespace, agent_pool) as watcher:` reads; `run` samples until it is cancelled."""
+    """Takes samples of one AgentPool: `async with Watcher(...) as watcher: await watcher.observe()`.
 
-    def __init__(self, cluster: ControlPlane, namespace: str, agent_pool: str) -> None:
+    window: wall seconds over which latency quantiles are taken.
+    """
+
+    def __init__(
+        self, cluster: ControlPlane, prometheus: PrometheusServer, namespace: str, agent_pool: str, window: float
+    ) -> None:
         self.timeline = Timeline()
         self._cluster = cluster
+        self._prometheus = prometheus
         self._namespace = namespace
         self._agent_pool = agent_pool
+        self._queries = {name: _slowest(name, namespace, agent_pool, window) for name in (_TTFT, _ITL)}
         self._session: aiohttp.ClientSession | None = None
         self._decision: JsonObject = {}
         self._zero = time.monotonic()
@@ -57,20 +67,17 @@ class Watcher:
             await self._session.close()
 
     def start_clock(self) -> None:
-        """The load begins now: samples from here on have times from zero."""
-        self._zero = time.monotonic()
-        self._zero_epoch = time.time()
-
-    async def run(self) -> None:
-        """Samples about once a second, for ever. Raises LoopbackError when the API server cannot be read."""
-        while True:
-            began = time.monotonic()
-            await self.observe()
-            await asyncio.sleep(max(0.05, _PERIOD_SECONDS - (time.monotonic() - began)))
+        """The load begins now: samples from here on have times from zero, those before it negative ones."""
+        now = time.monotonic()
+        self.timeline.shift(now - self._zero)
+        self._zero, self._zero_epoch = now, time.time()
 
     async def observe(self) -> Sample:
         """One sample, which is also appended to the timeline."""
-        lists = dict(zip(_PLURALS, await asyncio.gather(*map(self._list, _PLURALS)), strict=True))
+        reading = asyncio.gather(*map(self._list, _PLURALS))
+        asking = asyncio.gather(*map(self._quantile, (_TTFT, _ITL)))
+        lists = dict(zip(_PLURALS, await reading, strict=True))
+        ttft, itl = await asking
         own = next((item for item in lists["agentpools"] if item["metadata"]["name"] == self._agent_pool), {})
         sample = read_sample(
             time.monotonic() - self._zero,
@@ -79,6 +86,8 @@ class Watcher:
             lists["decodepools"],
             lists["kvcachetiers"],
         )
+        # The status rounds latencies to milliseconds, which is coarse when time runs fast.
+        sample = replace(sample, ttft_p95=ttft or sample.ttft_p95, itl_p95=itl or sample.itl_p95)
         self.timeline.add(sample)
         self._note_moves(own)
         return sample
@@ -107,6 +116,14 @@ class Watcher:
             if target["current"] != target["desired"]
         )
 
+    async def _quantile(self, name: str) -> float | None:
+        """None without traffic, and while Prometheus does not answer: it may be stopped on purpose."""
+        try:
+            samples = await self._prometheus.query(self._queries[name])
+        except LoopbackError:
+            return None
+        return next((sample.value for sample in samples if math.isfinite(sample.value)), None)
+
     async def _list(self, plural: str) -> list[JsonObject]:
         if self._session is None:
             raise RuntimeError("use the watcher as an async context manager")
@@ -122,6 +139,12 @@ class Watcher:
             ) from error
         items: list[JsonObject] = answer["items"]
         return items
+
+
+def _slowest(histogram: str, namespace: str, agent_pool: str, window: float) -> str:
+    """PromQL: the 95th percentile of the role where it is highest."""
+    chosen = f'{histogram}_bucket{{namespace="{namespace}",agent_pool="{agent_pool}"}}[{round(window * 1000)}ms]'
+    return f"max(histogram_quantile(0.95, sum by (role, le) (rate({chosen}))))"
 
 
 def read_sample(
@@ -234,4 +257,3 @@ def _number(text: object) -> float | None:
 
 def _seconds(text: object) -> float | None:
     return None if text is None else seconds(str(text))
-
