@@ -66,7 +66,7 @@ def test_durations_are_written_short(value: float, text: str) -> None:
 def test_a_written_duration_is_one_that_the_schema_accepts_and_reads_back_within_its_precision(value: float) -> None:
     text = format_duration(value)
     assert re.match(pattern(Duration), text)
-    assert seconds(text) == pytest.approx(value, abs=0.0006 if value < 1 else 0.06 if value < 60 else 0.51)
+    assert seconds(text) == pytest.approx(value, abs=0.000006 if value < 0.01 else 0.0006 if value < 1 else 0.06 if value < 60 else 0.51)
 
 
 @given(st.floats(0, 2.0**58))

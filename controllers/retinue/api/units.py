@@ -41,7 +41,10 @@ def quantity(text: str | int) -> int:
 
 
 def format_duration(value: float) -> str:
-    """A short Go-style duration: 0.8 -> ``800ms``, 8.25 -> ``8.2s``, 480 -> ``8m``."""
+    """A short Go-style duration: 0.0012 -> ``1.2ms``, 0.8 -> ``800ms``, 8.25 -> ``8.2s``, 480 -> ``8m``."""
+    if value < 0.01:
+        # Fast decoders give a token every few milliseconds: a whole one would hide most of what changes.
+        return f"{value * 1000:.2f}".rstrip("0").rstrip(".") + "ms"
     if value < 1:
         return f"{round(value * 1000)}ms"
     if value < 60:
