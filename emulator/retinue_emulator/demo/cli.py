@@ -7,15 +7,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from retinue_emulator.loopback import LoopbackError
 
-from .run import Demo, DemoOptions
 from .scenario import RECORDED_SESSIONS
+
+if TYPE_CHECKING:
+    from .run import Demo
 
 
 def demo(
@@ -38,6 +40,9 @@ def demo(
     Ends by itself and exits with 1 if a session failed, a pool did not get Ready, the pools did not grow and shrink, or
     the emulator was behind its clock. Ctrl-C ends it at any time and leaves nothing behind.
     """
+    # Imported here, because the other commands need nothing of it.
+    from .run import Demo, DemoOptions
+
     console = Console(no_color=no_color, force_terminal=False if no_color else None)
     options = DemoOptions(speed, sessions, report, state, keep, timeout)
     raise typer.Exit(run_until_signal(Demo(options, console), console))
