@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from retinue.api.agentpool import AutoscalingMode, OnMissingUp
+from retinue.api.agentgoals import AutoscalingMode, OnMissingUp
 from retinue.autoscaling.decide import decide
 from retinue.autoscaling.decision import Decision, LastGood, PoolState, Recommendation, State
 from retinue.autoscaling.inputs import (

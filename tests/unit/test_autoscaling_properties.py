@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retinue.api.agentpool import AutoscalingMode, OnMissingUp
+from retinue.api.agentgoals import AutoscalingMode, OnMissingUp
 from retinue.autoscaling.decide import decide
 from retinue.autoscaling.decision import Decision, LastGood, PoolState, Recommendation, State
 from retinue.autoscaling.history import Record, Unreadable, dump_state, load_state, read, replay, write

@@ -2,7 +2,7 @@
 
 from retinue.agentpool.names import pool_name, tier_name
 from retinue.api import GROUP, VERSION, AgentPool, labels
-from retinue.api.agentpool import DecodeTemplate, PoolTemplate, Role, TierTemplate
+from retinue.api.agentrole import DecodeTemplate, PoolTemplate, Role, TierTemplate
 from retinue.api.decodepool import Serves
 from retinue.plan import Manifest
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from retinue.agentpool.names import Serving, pool_name, serving, tier_name
 from retinue.agentpool.snapshot import AgentPoolSnapshot, InstanceAge, Measurements
 from retinue.api import DecodePool, KVCacheTier, PrefillPool
-from retinue.api.agentpool import PoolTemplate, ReplicaBounds
+from retinue.api.agentrole import PoolTemplate, ReplicaBounds
 from retinue.api.kvcachetier import Medium
 from retinue.api.pool import PackMode
 from retinue.api.units import quantity, seconds

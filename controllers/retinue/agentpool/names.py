@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from retinue.api import AgentPool
-from retinue.api.agentpool import Role
+from retinue.api.agentrole import Role
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from retinue.agentpool.names import pool_name, tier_name
 from retinue.agentpool.snapshot import AgentPoolSnapshot
 from retinue.agentpool.status import agent_pool_status
 from retinue.api import DecodePool, KVCacheTier, PrefillPool, labels
-from retinue.api.agentpool import AutoscalingMode
+from retinue.api.agentgoals import AutoscalingMode
 from retinue.autoscaling.decision import Decision, Target
 from retinue.autoscaling.inputs import PoolKind
 from retinue.conditions import Reason

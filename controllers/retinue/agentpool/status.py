@@ -6,9 +6,9 @@ from retinue.agentpool.inputs import shape_of, tier_server_cost
 from retinue.agentpool.names import Serving, serving
 from retinue.agentpool.snapshot import AgentPoolSnapshot, Measurements
 from retinue.api import DecodePool, PrefillPool
-from retinue.api.agentpool import (
+from retinue.api.agentgoals import AutoscalingMode
+from retinue.api.agentpoolstatus import (
     AgentPoolStatus,
-    AutoscalingMode,
     DecisionInput,
     DecisionTarget,
     Endpoint,

@@ -5,43 +5,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from retinue.api.decodepool import AttentionFFN, SpeculativeDecoding
-from retinue.api.kvcachetier import KVCacheTierSpec
-from retinue.api.markers import Cel, Column, JsonObject, KindInfo, ListMap, ListSet, PreserveUnknown
-from retinue.api.pool import Drain, EngineSpec, KVTransfer, ModelSpec, Parallelism, Rollout, Topology
-from retinue.api.types import (
-    Condition,
-    Decimal,
-    Duration,
-    Metadata,
-    Model,
-    Name,
-    ObjectRef,
-    Quantity,
-    Ratio,
-    ShortName,
-    TokenCount,
-)
-
-
-class RoleType(StrEnum):
-    PRIMARY = "Primary"
-    SUB_AGENT = "SubAgent"
-
-
-class AutoscalingMode(StrEnum):
-    OFF = "Off"
-    DRY_RUN = "DryRun"
-    AUTO = "Auto"
-
-
-class OnMissingUp(StrEnum):
-    LAST_GOOD = "LastGood"
-    HOLD = "Hold"
-
-
-class OnMissingDown(StrEnum):
-    HOLD = "Hold"
+from retinue.api.agentgoals import SLO, Autoscaling, Budget, CachePolicy
+from retinue.api.agentpoolstatus import AgentPoolStatus
+from retinue.api.agentrole import Role, TierTemplate
+from retinue.api.markers import Cel, Column, JsonObject, KindInfo, ListMap, PreserveUnknown
+from retinue.api.types import Metadata, Model, Name, Quantity
 
 
 class StateScope(StrEnum):
@@ -49,168 +17,43 @@ class StateScope(StrEnum):
     POOL = "Pool"
 
 
-class ReplicaBounds(Model):
-    cel_rules: ClassVar[tuple[Cel, ...]] = (
-        Cel("self.min <= self.max", "min must not be greater than max: lower min or raise max", field_path=".min"),
-    )
-    min: Annotated[int, Field(ge=0, le=1000)] = 1
-    max: Annotated[int, Field(ge=1, le=1000)] = 1
-
-
-class PoolTemplate(Model):
-    """A pool that the AgentPool makes for a role."""
-
-    node_classes: Annotated[list[Name], ListSet(), Field(min_length=1, max_length=8)]
-    parallelism: Parallelism = Field(default_factory=Parallelism)
-    replicas: ReplicaBounds = Field(default_factory=ReplicaBounds)
-    topology: Topology = Field(default_factory=Topology)
-    kv_transfer: KVTransfer = Field(default_factory=KVTransfer)
-    rollout: Rollout = Field(default_factory=Rollout)
-    drain: Drain = Field(default_factory=Drain)
-    pod_template: Annotated[JsonObject, PreserveUnknown()] | None = None
-
-
-class DecodeTemplate(PoolTemplate):
-    speculative_decoding: SpeculativeDecoding | None = None
-    attention_ffn: Annotated[AttentionFFN | None, Field(alias="attentionFFN")] = None
-
-
-class Role(Model):
-    """One kind of agent: its model, its prefix and the pools that serve it."""
-
-    cel_rules: ClassVar[tuple[Cel, ...]] = (
-        Cel(
-            "has(self.servedBy) || (has(self.decode) != has(self.decodePoolRef))",
-            "set exactly one of decode (a pool made for the role), decodePoolRef (an existing pool) and"
-            " servedBy (another role's pools)",
-        ),
-        Cel(
-            "!has(self.servedBy) || !(has(self.decode) || has(self.decodePoolRef) || has(self.prefill) ||"
-            " has(self.prefillPoolRef) || has(self.model) || has(self.engine))",
-            "servedBy shares another role's model, engine and pools: remove model, engine, prefill, decode and the pool"
-            " references from this role",
-            field_path=".servedBy",
-        ),
-        Cel(
-            "!(has(self.prefill) && has(self.prefillPoolRef))",
-            "set at most one of prefill (a pool made for the role) and prefillPoolRef (an existing pool)",
-            field_path=".prefillPoolRef",
-        ),
-        Cel(
-            "!(has(self.prefill) || has(self.decode)) || (has(self.model) && has(self.engine))",
-            "model and engine are required for a role whose pools are made from prefill or decode",
-        ),
-        Cel(
-            "!has(self.servedBy) || self.servedBy != self.name",
-            "servedBy must name another role",
-            field_path=".servedBy",
-        ),
-    )
-    name: ShortName
-    type: RoleType
-    model: ModelSpec | None = None
-    engine: EngineSpec | None = None
-    prefill: PoolTemplate | None = None
-    decode: DecodeTemplate | None = None
-    prefill_pool_ref: ObjectRef | None = None
-    decode_pool_ref: ObjectRef | None = None
-    served_by: ShortName | None = None
-    kv_cache_tiers: Annotated[list[Name], ListSet(), Field(max_length=4)] = Field(default_factory=list)
-    max_parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
-    prefix_tokens: Annotated[int, Field(ge=0, le=1048576)] | None = None
-
-
-class TierTemplate(Model):
-    """A KV cache tier that the AgentPool makes and owns, named <agent pool>-<name>."""
-
-    cel_rules: ClassVar[tuple[Cel, ...]] = (
-        Cel(
-            "!has(self.replicas) || self.spec.medium == 'ContextStorage'",
-            "replicas bounds the server pods of a tier, which only medium ContextStorage runs: remove replicas",
-            field_path=".replicas",
-        ),
-    )
-    name: ShortName
-    replicas: ReplicaBounds | None = None
-    spec: KVCacheTierSpec
-
-
-class Compaction(Model):
-    """When the harness compacts a session's context, as a fraction of the window, and down to how much."""
-
-    trigger: Ratio = "0.75"
-    target: TokenCount = "20k"
-
-
-class CachePolicy(Model):
-    target_hit_rate: Ratio = "0.95"
-    compaction: Compaction = Field(default_factory=Compaction)
-    hit_discount: Ratio = "0.9"
-    write_premium: Decimal = "1.0"
-
-
 class Warm(Model):
+    """How many idle sandboxes wait for a tool call."""
+
     cel_rules: ClassVar[tuple[Cel, ...]] = (
         Cel("self.min <= self.max", "min must not be greater than max: lower min or raise max", field_path=".min"),
     )
     min: Annotated[int, Field(ge=0, le=10000)] = 0
+    """The fewest idle sandboxes. Not acted on by this version."""
     max: Annotated[int, Field(ge=1, le=10000)] = 1
+    """The most idle sandboxes. Not acted on by this version."""
 
 
 class StateVolume(Model):
+    """A volume that keeps what tools write."""
+
     size: Quantity
+    """Size of the volume in bytes. Not acted on by this version."""
     scope: StateScope = StateScope.SESSION
+    """Session gives each session its own volume, Pool shares one. Not acted on by this version."""
 
 
 class Tools(Model):
-    """Sandboxes for the tools that agents call."""
+    """Sandboxes for the tools that agents call. This version stores the block and runs no sandboxes."""
 
     node_class: Name
+    """NodeClass of the sandboxes, usually of family CPU. Not acted on by this version."""
     pod_template: Annotated[JsonObject, PreserveUnknown()] | None = None
+    """Pod template (metadata and spec) of a sandbox. Not acted on by this version."""
     warm: Warm = Field(default_factory=Warm)
+    """How many idle sandboxes wait. Not acted on by this version."""
     state_volume: StateVolume | None = None
-
-
-class LatencyTarget(Model):
-    quantile: Ratio = "0.95"
-    target: Duration
-
-
-class SLO(Model):
-    ttft: LatencyTarget = Field(default_factory=lambda: LatencyTarget(target="2s"))
-    itl: LatencyTarget = Field(default_factory=lambda: LatencyTarget(target="50ms"))
-    attainment: Ratio = "0.99"
-
-
-class OnMissingMetrics(Model):
-    """What may happen while a signal is missing or older than maxAge. Nothing ever shrinks on ignorance."""
-
-    scale_up: OnMissingUp = OnMissingUp.LAST_GOOD
-    scale_down: OnMissingDown = OnMissingDown.HOLD
-    max_age: Duration = "2m"
-
-
-class ScaleDown(Model):
-    """Late and one instance at a time: a shrink throws warm cache away."""
-
-    stabilization: Duration = "5m"
-    interval: Duration = "2m"
-
-
-class Autoscaling(Model):
-    mode: AutoscalingMode = AutoscalingMode.AUTO
-    evaluation_interval: Duration = "15s"
-    metrics_window: Duration = "1m"
-    startup_estimate: Duration = "3m"
-    scale_down: ScaleDown = Field(default_factory=ScaleDown)
-    on_missing_metrics: OnMissingMetrics = Field(default_factory=OnMissingMetrics)
-
-
-class Budget(Model):
-    max_cost_per_hour: Decimal
+    """A volume that keeps what tools write. Not acted on by this version."""
 
 
 class AgentPoolSpec(Model):
+    """Roles and their goals. Only you write it; the operator makes and sizes the pools and tiers from it."""
+
     cel_rules: ClassVar[tuple[Cel, ...]] = (
         Cel(
             "self.roles.exists_one(r, r.type == 'Primary')",
@@ -224,85 +67,25 @@ class AgentPoolSpec(Model):
         ),
     )
     roles: Annotated[list[Role], ListMap(), Field(min_length=1, max_length=8)]
+    """The kinds of agents: exactly one Primary and any SubAgents."""
     tiers: Annotated[list[TierTemplate], ListMap(), Field(max_length=4)] = Field(default_factory=list)
+    """KV cache tiers to make and own. Existing KVCacheTiers are named in a role's kvCacheTiers instead."""
     cache: CachePolicy = Field(default_factory=CachePolicy)
+    """What a cached token is worth, and how many are wanted."""
     tools: Tools | None = None
+    """Sandboxes for the tools that agents call. This version stores the block and runs no sandboxes: condition Degraded
+    says ToolsNotManaged."""
     slo: SLO = Field(default_factory=SLO)
+    """Latency goals (service level objectives)."""
     autoscaling: Autoscaling = Field(default_factory=Autoscaling)
+    """How sizes follow the load."""
     budget: Budget | None = None
-
-
-class RoleStatus(Model):
-    """Who serves a role: what a gateway needs to route."""
-
-    name: Annotated[str, Field(max_length=40)]
-    type: RoleType
-    model: Annotated[str, Field(max_length=128)] | None = None
-    served_by: Annotated[str, Field(max_length=40)] | None = None
-    prefill_pool: Annotated[str, Field(max_length=63)] | None = None
-    decode_pool: Annotated[str, Field(max_length=63)] | None = None
-    ready: bool = False
-    hit_rate: Ratio | None = None
-    prefill_replicas: int | None = None
-    decode_replicas: int | None = None
-
-
-class Endpoint(Model):
-    role: Annotated[str, Field(max_length=40)]
-    url: Annotated[str, Field(max_length=512)]
-    model: Annotated[str, Field(max_length=128)]
-
-
-class SessionsStatus(Model):
-    open: int | None = None
-    context_tokens: int | None = None
-
-
-class DecisionInput(Model):
-    """One number that the decision read: its value as text and its age in seconds; absent value = missing."""
-
-    name: Annotated[str, Field(max_length=128)]
-    value: Annotated[str, Field(max_length=64)] | None = None
-    age_seconds: Annotated[str, Field(max_length=16)] | None = None
-
-
-class DecisionTarget(Model):
-    """What the decision says of one pool or tier."""
-
-    name: Annotated[str, Field(max_length=128)]
-    current: int
-    desired: int
-    reason: Annotated[str, Field(max_length=64)]
-    message: Annotated[str, Field(max_length=512)] = ""
-    clamps: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=8)] = Field(default_factory=list)
-
-
-class LastDecision(Model):
-    time: Annotated[str, Field(max_length=40)]
-    mode: AutoscalingMode
-    reason: Annotated[str, Field(max_length=64)]
-    message: Annotated[str, Field(max_length=1024)] = ""
-    targets: Annotated[list[DecisionTarget], ListMap(), Field(max_length=32)] = Field(default_factory=list)
-    inputs: Annotated[list[DecisionInput], ListMap(), Field(max_length=128)] = Field(default_factory=list)
-
-
-class AgentPoolStatus(Model):
-    observed_generation: int | None = None
-    roles: Annotated[list[RoleStatus], ListMap(), Field(max_length=8)] = Field(default_factory=list)
-    roles_ready: Annotated[str, Field(max_length=16)] | None = None
-    sessions: SessionsStatus = Field(default_factory=SessionsStatus)
-    hit_rate: Ratio | None = None
-    input_cost_ratio: Annotated[str, Field(max_length=16)] | None = None
-    cost_per_hour: Annotated[str, Field(max_length=24)] | None = None
-    ttft_p95: Annotated[Duration | None, Field(alias="ttftP95")] = None
-    itl_p95: Annotated[Duration | None, Field(alias="itlP95")] = None
-    endpoints: Annotated[list[Endpoint], ListMap(("role",)), Field(max_length=8)] = Field(default_factory=list)
-    last_decision: LastDecision | None = None
-    conditions: Annotated[list[Condition], ListMap(("type",)), Field(max_length=16)] = Field(default_factory=list)
+    """What it may cost. Without it there is no limit but the maximums of replicas."""
 
 
 class AgentPool(Model):
-    """The agents of one kind of work: roles, cache, latency, autoscaling, budget."""
+    """The agents of one kind of work, such as a coding agent and its sub-agents. From its roles the operator makes
+    prefill and decode pools and KV cache tiers, and sizes them together by load, cache, latency and budget."""
 
     kind_info: ClassVar[KindInfo] = KindInfo(
         kind="AgentPool",
@@ -344,19 +127,3 @@ class AgentPool(Model):
     metadata: Metadata
     spec: AgentPoolSpec
     status: AgentPoolStatus = Field(default_factory=AgentPoolStatus)
-
-
-__all__ = [
-    "SLO",
-    "AgentPool",
-    "AgentPoolSpec",
-    "AgentPoolStatus",
-    "Autoscaling",
-    "AutoscalingMode",
-    "DecodeTemplate",
-    "PoolTemplate",
-    "ReplicaBounds",
-    "Role",
-    "RoleType",
-    "TierTemplate",
-]

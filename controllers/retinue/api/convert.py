@@ -104,7 +104,8 @@ def _field_node(info: FieldInfo, path: str, parents: tuple[type[Model], ...]) ->
         kind, inner = unwrap(arms[0], path)
         marks = (*inner, *marks)
     node = _type_node(kind, marks, path, parents)
-    return (replace(node, description=info.description) if info.description else node), optional
+    description = " ".join((info.description or "").split())
+    return (replace(node, description=description) if description else node), optional
 
 
 def _inner_node(annotation: Any, path: str, parents: tuple[type[Model], ...]) -> Node:

@@ -39,37 +39,54 @@ class Devices(Model):
         ),
     )
     extended_resource: ResourceName | None = None
+    """Resource that a device plugin advertises, such as nvidia.com/gpu."""
     device_class: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """DRA DeviceClass. Stored and not requested by this version: pools on such a class say in condition Valid that it
+    cannot be used."""
     per_node: Annotated[int, Field(ge=1, le=256)]
+    """Devices of one node."""
 
 
 class Teraflops(Model):
     """Dense peak throughput of one device in TFLOPS, by data type."""
 
     bf16: Annotated[int, Field(ge=1, le=1000000)] | None = None
+    """BF16, TFLOPS."""
     fp8: Annotated[int, Field(ge=1, le=1000000)] | None = None
+    """FP8, TFLOPS."""
     fp4: Annotated[int, Field(ge=1, le=1000000)] | None = None
+    """FP4 (NVFP4, MXFP4), TFLOPS."""
 
 
 class DeviceFacts(Model):
     """Facts of one device; what is set here wins over the preset."""
 
     memory: Quantity | None = None
+    """Bytes of memory (HBM, or SRAM of an LPX) that the device shows."""
     memory_bandwidth_gbps: Annotated[GigabytesPerSecond | None, Field(alias="memoryBandwidthGBps")] = None
+    """Memory bandwidth in GB/s (10^9 bytes per second)."""
     teraflops: Teraflops | None = None
+    """Dense peak throughput in TFLOPS, by data type."""
     scale_up_gbps: Annotated[GigabytesPerSecond | None, Field(alias="scaleUpGBps")] = None
+    """Bandwidth to the other devices of the nearest domain (NVLink), one direction, in GB/s."""
     scale_out_gbps: Annotated[GigabytesPerSecond | None, Field(alias="scaleOutGBps")] = None
+    """Network bandwidth of the device beyond that domain, one direction, in GB/s."""
     host_gbps: Annotated[GigabytesPerSecond | None, Field(alias="hostGBps")] = None
+    """Bandwidth to host memory, one direction, in GB/s."""
 
 
 class TopologyLevel(Model):
     """One level of fast fabric: nodes with the same value of the first key they carry share a domain."""
 
     level: LevelName
+    """Name that pools use in topology, such as nvlinkDomain or rack."""
     keys: Annotated[list[LabelKey], ListSet(), Field(min_length=1, max_length=8)]
+    """Node label keys. The first that a node carries names its domain."""
 
 
 class NodeClassSpec(Model):
+    """How to recognise the nodes, and what they have."""
+
     cel_rules: ClassVar[tuple[Cel, ...]] = (
         Cel(
             "self.family != 'CPU' || !has(self.devices)",
@@ -93,44 +110,73 @@ class NodeClassSpec(Model):
         ),
     )
     family: Annotated[Family, immutable("family", "create another NodeClass for another family")]
+    """GPU runs engines, CPU runs tier servers. LPX runs the FFN side of AFD, which is not available in this version:
+    its nodes are counted only."""
     preset: Name | None = None
+    """Class of Retinue's catalogue that fills in devices, device facts, node labels and topology, such as gb300. Fields
+    set here win. An unknown name is refused by condition Valid, which names the nearest."""
     node_selector: LabelMap | None = None
+    """Labels that the nodes of the class carry. Without it, those of the preset. Two classes must not share nodes."""
     tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list)
+    """Taints that pods on the class tolerate."""
     devices: Devices | None = None
+    """How the nodes advertise their devices. Without it, as the preset says. Refused for family CPU."""
     device: DeviceFacts | None = None
+    """Facts of one device for the cost model. Without a preset, memory and memoryBandwidthGBps are needed before a pool
+    can use the class."""
     topology: Annotated[list[TopologyLevel], ListMap(("level",)), Field(max_length=8)] | None = None
+    """Levels of fast fabric, nearest first. Without it, those of the preset."""
     rdma_resources: Annotated[dict[LabelKey, Annotated[int, Field(ge=1, le=64)]], MaxProperties(8)] | None = None
+    """Extended resources for RDMA that each engine pod requests, with amounts, such as rdma/ib 1."""
     cost_per_node_hour: Decimal | None = None
+    """Cost of one node per hour, in a currency of your choice, the same for all classes. Divided over the devices.
+    Without it costs are unknown, and pools do not grow under a budget."""
 
 
 class DomainStatus(Model):
     """One domain of one level: its nodes and devices."""
 
     level: LevelName
+    """Name of the level."""
     name: Annotated[str, Field(max_length=128)]
+    """Name of the domain: the value of its label."""
     nodes: int
+    """Nodes in it."""
     ready_nodes: int
+    """Nodes whose condition Ready is True."""
     devices: int
+    """Devices that its nodes offer."""
     free_devices: int
+    """Devices on usable nodes that no pod holds."""
 
 
 class NodeClassStatus(Model):
+    """What the operator observes of a class; only the operator writes it."""
+
     observed_generation: int | None = None
+    """Generation of the spec that this status is about."""
     nodes: int | None = None
+    """Nodes that carry the class's labels."""
     ready_nodes: int | None = None
+    """Nodes whose condition Ready is True."""
     devices: int | None = None
+    """Devices that the nodes offer."""
     free_devices: int | None = None
+    """Devices on usable nodes that no pod holds."""
     domains: Annotated[list[DomainStatus], ListMap(("level", "name")), Field(max_length=256)] = Field(
         default_factory=list
     )
+    """Domains per level, the first 256."""
     overlaps: Annotated[list[Annotated[str, Field(max_length=63)]], ListSet(), Field(max_length=64)] = Field(
         default_factory=list
     )
+    """Other NodeClasses that share nodes with this one."""
     conditions: Annotated[list[Condition], ListMap(("type",)), Field(max_length=16)] = Field(default_factory=list)
+    """Ready and Valid, and Degraded when classes overlap. The reference says what types and reasons mean."""
 
 
 class NodeClass(Model):
-    """A kind of node: family, devices, fabric, cost and how to recognise it."""
+    """A kind of node: its family, devices, fabric and cost, and how to recognise it. Pools name it in nodeClasses."""
 
     kind_info: ClassVar[KindInfo] = KindInfo(
         kind="NodeClass",

@@ -10,11 +10,11 @@ from retinue.api.types import Metadata, Model
 
 
 class PrefillPoolSpec(PoolSpec):
-    """A prefill pool has no fields beyond those that both kinds share."""
+    """What the engines serve, on what, and how many."""
 
 
 class PrefillPool(Model):
-    """Engines that build the KV cache of prompts."""
+    """Engines that build the KV cache of prompts and hand it to a decode pool. Standalone, or owned by an AgentPool."""
 
     kind_info: ClassVar[KindInfo] = KindInfo(
         kind="PrefillPool",

@@ -1,5 +1,6 @@
 """One node of a structural OpenAPI schema: how it is written into a CRD, and which values it takes."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -78,8 +79,8 @@ _BOUND_WORDS = {
 def render(node: Node) -> dict[str, Any]:
     """The node as JSON schema of apiextensions.k8s.io/v1, always with the same order of keys."""
     schema: dict[str, Any] = {}
-    if node.description:
-        schema["description"] = node.description
+    if text := _described(node):
+        schema["description"] = text
     schema["type"] = node.type.value
     if node.type is NodeType.INTEGER:
         schema["format"] = "int64"
@@ -107,6 +108,13 @@ def render(node: Node) -> dict[str, Any]:
     if rules := _rules(node):
         schema["x-kubernetes-validations"] = [_render_rule(rule) for rule in rules]
     return schema
+
+
+def _described(node: Node) -> str:
+    """The description with a scalar's default, because `kubectl explain` does not show defaults itself."""
+    if not node.description or node.default in (ABSENT, "") or isinstance(node.default, list | dict):
+        return node.description
+    return f"{node.description} Default: {json.dumps(node.default)}."
 
 
 def cel_string(text: str) -> str:

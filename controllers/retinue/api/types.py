@@ -10,9 +10,18 @@ from retinue.api.markers import Cel, MaxProperties, Pattern
 
 
 class Model(BaseModel):
-    """Base of every API type: frozen, camelCase on the wire; fields that a newer CRD added are ignored."""
+    """Base of every API type: frozen, camelCase on the wire; fields that a newer CRD added are ignored.
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+    The docstring below a field is its description in the CRD, in `kubectl explain` and in the reference.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+    )
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object as the API server stores it: camelCase, without absent fields."""
@@ -110,10 +119,16 @@ class Toleration(Model):
         ),
     )
     key: Annotated[str, Field(max_length=317)] | None = None
+    """Key of the taint. Without it, operator Exists tolerates every taint."""
     operator: TolerationOperator = TolerationOperator.EQUAL
+    """Equal compares value too, Exists only key."""
     value: LabelValue | None = None
+    """Value of the taint, for operator Equal."""
     effect: TaintEffect | None = None
+    """Effect of the taint. Without it, every effect is tolerated."""
     toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Seconds that a pod stays after the taint appears. Only for effect NoExecute; without it the pod stays for
+    ever."""
 
 
 class EnvVar(Model):
@@ -124,24 +139,33 @@ class EnvVar(Model):
         Pattern(r"^[A-Za-z_][A-Za-z0-9_]*$", "must be a C identifier such as HF_HOME"),
         Field(min_length=1, max_length=128),
     ]
+    """Name of the variable."""
     value: Annotated[str, Field(max_length=4096)] = ""
+    """Its literal value."""
 
 
 class ObjectRef(Model):
     """The name of an object in the same namespace."""
 
     name: Name
+    """Name of the object."""
 
 
 class Condition(Model):
     """A standard Kubernetes condition (meta/v1)."""
 
     type: Annotated[str, Field(max_length=64)]
+    """What the condition is about, such as Ready."""
     status: Annotated[str, Field(max_length=16)]
+    """True, False or Unknown."""
     reason: Annotated[str, Field(max_length=128)]
+    """Why, in one CamelCase word: also the reason of the event, the log line and the metric label."""
     message: Annotated[str, Field(max_length=4096)] = ""
+    """What is wrong, with which object, and what to do."""
     observed_generation: int | None = None
+    """Generation of the spec that the condition is about."""
     last_transition_time: Annotated[str, Field(max_length=40)]
+    """When status changed last, RFC 3339 in UTC."""
 
 
 class OwnerReference(Model):

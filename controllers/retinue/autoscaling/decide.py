@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from retinue.api.agentpool import AutoscalingMode
+from retinue.api.agentgoals import AutoscalingMode
 from retinue.autoscaling.budget import allot, cost
 from retinue.autoscaling.decision import Clamp, Decision, PoolState, State, Target
 from retinue.autoscaling.decode import assess_decode

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from retinue.api.agentpool import OnMissingUp
+from retinue.api.agentgoals import OnMissingUp
 from retinue.autoscaling.decision import Freshness, InputUsed, LastGood, State
 from retinue.autoscaling.inputs import Inputs, PoolInputs, RoleInputs, Signal, TierInputs
 

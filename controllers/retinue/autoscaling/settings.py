@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from retinue.api.agentpool import AutoscalingMode, OnMissingUp
+from retinue.api.agentgoals import AutoscalingMode, OnMissingUp
 
 
 @dataclass(frozen=True)
