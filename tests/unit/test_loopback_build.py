@@ -13,7 +13,7 @@ from retinue_emulator.loopback.cli import app
 from retinue_emulator.loopback.locate import current_search
 from retinue_emulator.loopback.progress import PlainReporter
 from retinue_emulator.loopback.toolchain import build_environment, go_version
-from retinue_emulator.loopback.toolset import TOOLS
+from retinue_emulator.loopback.toolset import OPTIONAL_TOOLS, TOOLS
 
 FAKE_GO = """#!/bin/sh
 if [ "$1" = version ]; then echo "go version go1.26.8 linux/amd64"; exit 0; fi
@@ -56,6 +56,18 @@ async def test_all_tools_are_built_in_order_with_progress_and_then_found(environ
     ]
     assert await ensure_tools(environ=environ, reporter=PlainReporter(shown)) == paths
     assert len(builds(environ)) == len(TOOLS)
+
+
+async def test_optional_tools_are_built_only_by_name_and_beside_the_others(environ: dict[str, str]) -> None:
+    paths = await ensure_tools(("helm3", "etcd"), environ=environ, reporter=PlainReporter(io.StringIO()))
+    assert builds(environ) == [TOOLS["etcd"].package, OPTIONAL_TOOLS["helm3"].package]
+    assert paths["etcd"].parent == current_search(environ).bin
+    assert paths["helm3"].parent == current_search(environ, OPTIONAL_TOOLS).bin != paths["etcd"].parent
+
+
+async def test_a_tool_that_does_not_exist_is_named_with_those_that_do(environ: dict[str, str]) -> None:
+    with pytest.raises(LoopbackError, match=r"there is no tool helm5.*etcd.*helm4"):
+        await ensure_tools(("helm5",), environ=environ)
 
 
 async def test_an_interrupted_build_goes_on_with_what_is_missing(environ: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from retinue_emulator.loopback.toolset import CONTROL_PLANE_TOOLS, TOOLS, Tool, cache_key, module_files
+from retinue_emulator.loopback.toolset import CONTROL_PLANE_TOOLS, OPTIONAL_TOOLS, TOOLS, Tool, cache_key, module_files
 
 FILES = {"etcd": {"go.mod": b"module a", "go.sum": b"sum"}}
 ETCD = TOOLS["etcd"]
@@ -36,7 +36,7 @@ def test_the_key_changes_with(tool: Tool, files: dict[str, dict[str, bytes]], pl
 
 
 def test_every_module_folder_pins_its_dependencies_and_the_version_that_the_tools_claim() -> None:
-    for tool in TOOLS.values():
+    for tool in (*TOOLS.values(), *OPTIONAL_TOOLS.values()):
         files = module_files(tool.module)
         assert set(files) == {"go.mod", "go.sum", "toolset.go"}, tool.name
         assert f" v{tool.module.version}".encode() in files["go.mod"], tool.name

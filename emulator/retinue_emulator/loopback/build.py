@@ -15,7 +15,7 @@ from .locate import Search, cache_root, current_search, find_all
 from .process import ChildProcess, require_linux
 from .progress import Reporter, standard_reporter
 from .toolchain import GoToolchain, find_go
-from .toolset import TOOLS, GoModule, Tool, module_files
+from .toolset import OPTIONAL_TOOLS, TOOLS, GoModule, Tool, module_files
 
 _UPDATE_SECONDS = 0.25
 # The binaries themselves take 0.5 GB; a first build also fills Go's caches, which may be elsewhere.
@@ -30,31 +30,47 @@ async def ensure_tools(
 ) -> dict[str, Path]:
     """Paths of the named tools by name; what no look-up finds is built first (minutes when Go's caches are cold).
 
-    Two processes never build at once: the second waits and then finds what the first has built. An interrupted build
-    goes on with the first missing binary. Must run in the main thread. Raises LoopbackError with one line that says
-    what is missing.
+    By default all tools but the optional ones. Two processes never build at once: the second waits and then finds what
+    the first has built. An interrupted build goes on with the first missing binary. Must run in the main thread. Raises
+    LoopbackError with one line that says what is missing.
     """
     environ = os.environ if environ is None else environ
-    search = current_search(environ)
     wanted = tuple(names)
-    found, missing = find_all(wanted, search)
+    unknown = set(wanted) - TOOLS.keys() - OPTIONAL_TOOLS.keys()
+    if unknown:
+        known = ", ".join((*TOOLS, *OPTIONAL_TOOLS))
+        raise LoopbackError(f"there is no tool {', '.join(sorted(unknown))}", f"choose from {known}")
+    paths: dict[str, Path] = {}
+    for tools in (TOOLS, OPTIONAL_TOOLS):
+        chosen = tuple(name for name in wanted if name in tools)
+        if chosen:
+            paths |= await _ensure(chosen, tools, current_search(environ, tools), reporter)
+    return paths
+
+
+async def _ensure(
+    wanted: tuple[str, ...], tools: Mapping[str, Tool], search: Search, reporter: Reporter | None
+) -> dict[str, Path]:
+    found, missing = find_all(wanted, search, tools)
     if missing:
         require_linux()
         try:
             with standard_reporter() if reporter is None else nullcontext(reporter) as progress:
-                await _build_missing(wanted, search, progress)
+                await _build_missing(wanted, tools, search, progress)
         except OSError as error:
             raise _unwritable(search.cache, error) from error
-        found, missing = find_all(wanted, search)
+        found, missing = find_all(wanted, search, tools)
         if missing:
             raise LoopbackError(f"{', '.join(missing)} vanished after the build", f"look into {search.cache}")
     return {name: location.path for name, location in found.items()}
 
 
-async def _build_missing(wanted: tuple[str, ...], search: Search, reporter: Reporter) -> None:
+async def _build_missing(
+    wanted: tuple[str, ...], tools: Mapping[str, Tool], search: Search, reporter: Reporter
+) -> None:
     search.bin.mkdir(parents=True, exist_ok=True)
     async with _build_lock(search.cache / "lock", reporter):
-        _, missing = find_all(wanted, search)
+        _, missing = find_all(wanted, search, tools)
         if not missing:
             return
         free = shutil.disk_usage(search.cache).free
@@ -62,8 +78,8 @@ async def _build_missing(wanted: tuple[str, ...], search: Search, reporter: Repo
             raise _no_space(search.cache)
         go = await find_go(search.environ, cache_root(search.environ), reporter)
         for number, name in enumerate(missing, start=1):
-            reporter.begin(f"building {name} {TOOLS[name].module.version} ({number} of {len(missing)})")
-            await _build(TOOLS[name], go, search, reporter)
+            reporter.begin(f"building {name} {tools[name].module.version} ({number} of {len(missing)})")
+            await _build(tools[name], go, search, reporter)
             reporter.end()
 
 

@@ -26,9 +26,11 @@ app = typer.Typer(
 
 
 @app.command()
-def build() -> None:
+def build(
+    tools: Annotated[list[str] | None, typer.Argument(help="Tools to build; helm3 and helm4 only if named.")] = None,
+) -> None:
     """Build the binaries that are found nowhere; does nothing when there is nothing to do."""
-    _run(_build())
+    _run(_build(tuple(tools or TOOLS)))
 
 
 @app.command()
@@ -56,8 +58,8 @@ def where() -> None:
         raise _failed(error) from error
 
 
-async def _build() -> None:
-    paths = await ensure_tools()
+async def _build(names: tuple[str, ...]) -> None:
+    paths = await ensure_tools(names)
     for name, path in paths.items():
         typer.echo(f"{name:24} {path}")
 

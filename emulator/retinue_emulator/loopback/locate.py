@@ -55,11 +55,11 @@ def cache_root(environ: Mapping[str, str]) -> Path:
     return root / "retinue" / "loopback"
 
 
-def current_search(environ: Mapping[str, str] | None = None) -> Search:
-    """The search for this machine and the versions that this package pins."""
+def current_search(environ: Mapping[str, str] | None = None, tools: Mapping[str, Tool] = TOOLS) -> Search:
+    """The search for this machine and the versions of these tools that this package pins."""
     environ = os.environ if environ is None else environ
-    files = {tool.module.name: module_files(tool.module) for tool in TOOLS.values()}
-    key = cache_key(TOOLS.values(), files, f"{platform.system()}-{platform.machine()}".lower())
+    files = {tool.module.name: module_files(tool.module) for tool in tools.values()}
+    key = cache_key(tools.values(), files, f"{platform.system()}-{platform.machine()}".lower())
     return Search(environ, cache_root(environ) / key)
 
 
@@ -76,10 +76,12 @@ def find(tool: Tool, search: Search) -> Location | None:
     return None
 
 
-def find_all(names: Iterable[str], search: Search) -> tuple[dict[str, Location], tuple[str, ...]]:
-    """What is there by name, and the names of what must be built in build order."""
+def find_all(
+    names: Iterable[str], search: Search, tools: Mapping[str, Tool] = TOOLS
+) -> tuple[dict[str, Location], tuple[str, ...]]:
+    """What of these tools is there by name, and the names of what must be built in build order."""
     wanted = set(names)
-    found = {name: find(tool, search) for name, tool in TOOLS.items() if name in wanted}
+    found = {name: find(tool, search) for name, tool in tools.items() if name in wanted}
     present = {name: location for name, location in found.items() if location is not None}
     return present, tuple(name for name in found if name not in present)
 

@@ -13,6 +13,8 @@ from importlib import resources
 KUBERNETES_VERSION = "1.37.1"
 ETCD_VERSION = "3.7.1"
 PROMETHEUS_VERSION = "0.314.0"
+HELM3_VERSION = "3.22.0"
+HELM4_VERSION = "4.3.1"
 
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 _KUBERNETES_LDFLAGS = (
@@ -66,6 +68,16 @@ _ETCD = GoModule("etcd", ETCD_VERSION, "-s -w")
 # Only the Kubernetes service discovery is compiled in; the web UI is left out, the HTTP API is complete.
 _PROMETHEUS = GoModule("prometheus", PROMETHEUS_VERSION, "-s -w", ("netgo", "remove_all_sd", "enable_kubernetes_sd"))
 
+# Helm 3 takes the Kubernetes version of `helm template` from the linker, Helm 4 from its own dependencies.
+_HELM3 = GoModule(
+    "helm3",
+    HELM3_VERSION,
+    f"-s -w -X helm.sh/helm/v3/internal/version.version=v{HELM3_VERSION} "
+    "-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 "
+    f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor={KUBERNETES_VERSION.split('.')[1]}",
+)
+_HELM4 = GoModule("helm4", HELM4_VERSION, f"-s -w -X helm.sh/helm/v4/internal/version.version=v{HELM4_VERSION}")
+
 # In build order: the small etcd first, so that a machine that cannot build learns it early.
 TOOLS: Mapping[str, Tool] = {
     tool.name: tool
@@ -77,6 +89,14 @@ TOOLS: Mapping[str, Tool] = {
         Tool("kubectl", _KUBERNETES, "k8s.io/kubernetes/cmd/kubectl"),
         Tool("prometheus", _PROMETHEUS, "github.com/prometheus/prometheus/cmd/prometheus"),
         Tool("promtool", _PROMETHEUS, "github.com/prometheus/prometheus/cmd/promtool"),
+    )
+}
+# Built only when asked for by name, in a cache folder of their own: neither a control plane nor the demo needs them.
+OPTIONAL_TOOLS: Mapping[str, Tool] = {
+    tool.name: tool
+    for tool in (
+        Tool("helm4", _HELM4, "helm.sh/helm/v4/cmd/helm"),
+        Tool("helm3", _HELM3, "helm.sh/helm/v3/cmd/helm"),
     )
 }
 CONTROL_PLANE_TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
