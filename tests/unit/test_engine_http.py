@@ -317,6 +317,8 @@ async def test_a_failed_pull_is_a_503_before_any_token(world: World) -> None:
     assert (dead.status, dead.code) == (503, "kv_transfer_failed")
     assert sample(await world.metrics(decode), "vllm:nixl_num_failed_transfers_total") == 2
     assert decode.memory.in_use == 0
+    # Nothing was pulled, so nothing may hit.
+    assert len(decode.memory.device) == 0
 
 
 async def test_held_kv_that_nobody_pulls_is_given_back_after_its_lease(

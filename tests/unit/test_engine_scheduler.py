@@ -182,6 +182,18 @@ def test_aborting_gives_the_memory_back_in_every_phase() -> None:
     assert bench.metrics.value("request_success", "abort") == 3
 
 
+def test_an_aborted_prompt_leaves_in_the_cache_only_what_was_computed() -> None:
+    chunk = Bench().times.mixed([(16_384, 0)], 0, 0.0)
+    for at, phase, cached in ((1.0, Phase.FETCHING, 0), (4.9 + 1.5 * chunk, Phase.PREFILL, 16_384 // 64)):
+        bench = Bench(restore=4.9)
+        request = bench.submit(0.0, 64_000, 64)
+        bench.run(until=at)
+        assert request.phase is phase
+        bench.scheduler.abort(request, at)
+        assert bench.memory.device.match(request.ranges, at) == cached
+        assert bench.memory.in_use == 0
+
+
 work = st.lists(
     st.tuples(
         st.floats(0, 5), st.integers(1, 30_000), st.integers(1, 400), st.integers(0, 4), st.booleans(), st.booleans()

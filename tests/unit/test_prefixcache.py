@@ -178,3 +178,20 @@ def test_evicted_blocks_fall_to_the_host_and_hits_rise_again() -> None:
     assert again is not None
     assert (again.device_hit, again.host_hit) == (20, 60)
     assert not set(memory.device.keys()) & set(memory.host.keys())
+
+
+def test_blocks_that_were_never_computed_do_not_hit_after_their_request_has_ended() -> None:
+    memory = KvMemory(blocks=200)
+    first = memory.reserve([range(40)], 0, 0)
+    assert first is not None
+    memory.release(first, 1)
+    cut = memory.reserve([range(100)], 0, 2)
+    sharing = memory.reserve([range(60)], 0, 3)
+    assert cut is not None
+    assert sharing is not None
+    memory.release(cut, 4, computed=50)
+    # What another request holds is that one's to compute.
+    assert memory.device.match([range(100)], 5) == 60
+    memory.release(sharing, 6, computed=50)
+    assert memory.device.match([range(100)], 7) == 50
+    assert memory.in_use == 0

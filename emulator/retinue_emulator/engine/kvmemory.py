@@ -72,11 +72,17 @@ class KvMemory:
         self.device.pin_new(ranges, now, capacity=self.blocks - self._private)
         return Reservation(ranges, private, device_hit, host_hit)
 
-    def release(self, held: Reservation, now: float) -> None:
-        """Give private blocks back; the prompt's blocks stay cached, most recently used."""
+    def release(self, held: Reservation, now: float, computed: int | None = None) -> None:
+        """Give private blocks back; the prompt's blocks stay cached, most recently used.
+
+        `computed` is how many leading blocks of the prompt have their content, None for all: those of a request that
+        ended before its prefill or transfer did must not be hits later.
+        """
         self._private -= held.private
         self.device.capacity = self.blocks - self._private
         self.device.unpin(held.ranges, now)
+        if computed is not None:
+            self.device.discard_unheld(held.ranges, computed)
         self.released += 1
 
     def clear(self) -> None:

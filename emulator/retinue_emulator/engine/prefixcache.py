@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, count, islice
 
 # Rebuild the eviction queue when it holds this many more segments than is worth skipping one by one.
 _MAX_SEGMENTS = 20_000
@@ -141,6 +141,11 @@ class PrefixCache:
         """Forget blocks that moved elsewhere; this is no eviction."""
         for key in keys:
             self._stamps.pop(key, None)
+
+    def discard_unheld(self, ranges: Sequence[range], kept: int) -> None:
+        """Forget the blocks after the first `kept`, except those that running requests hold."""
+        pins = self._pins
+        self.discard(key for key in islice(chain.from_iterable(ranges), kept, None) if key not in pins)
 
     def unpin(self, ranges: Sequence[range], now: float) -> None:
         """Release what `pin` held; the blocks become most recently used, the last first."""

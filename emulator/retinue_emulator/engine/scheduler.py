@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from retinue.economics.costmodel import StepTimes
 from retinue_emulator.engine.booking import book_finish, book_first_token
+from retinue_emulator.engine.config import BLOCK_TOKENS
 from retinue_emulator.engine.kvmemory import KvMemory
 from retinue_emulator.engine.metrics import EngineMetrics
 from retinue_emulator.engine.request import FinishReason, Phase, SimRequest
@@ -293,13 +294,14 @@ class Scheduler:
         self._decoding.append(request)
         request.changed.set()
 
-    def _finish(self, request: SimRequest, reason: FinishReason) -> None:
+    def _finish(self, request: SimRequest, reason: FinishReason, computed: int | None = None) -> None:
+        """End a request; `computed` leading blocks of its prompt have their KV (None: all)."""
         request.phase = Phase.DONE
         request.finished = reason
         book_finish(self._metrics, request, reason)
         keep = self._hooks.finished(request)
         if request.reservation is not None and not keep:
-            self._memory.release(request.reservation, self._now)
+            self._memory.release(request.reservation, self._now, computed)
             request.reservation = None
         request.changed.set()
 
@@ -307,14 +309,17 @@ class Scheduler:
         self._arrive(now)
         if request.phase is Phase.DONE:
             return
+        computed: int | None = None
         if request.phase is Phase.WAITING:
             self._waiting.remove(request)
             self._blocked_at = None
         elif request.phase is Phase.FETCHING:
             self._fetching.pop(request.id, None)
+            computed = request.reservation.hit if request.reservation is not None else 0
         elif request.phase is Phase.PREFILL:
             self._prefilling.remove(request)
+            computed = (request.prompt_tokens - request.prefill_left) // BLOCK_TOKENS
         else:
             self._decoding.remove(request)
         request.hold_kv = False
-        self._finish(request, reason)
+        self._finish(request, reason, computed)
