@@ -37,6 +37,15 @@ def run(
     context: Annotated[str | None, typer.Option(help=_help("context"))] = None,
     namespaces: Annotated[str | None, typer.Option(help=_help("namespaces"))] = None,
     prometheus_url: Annotated[str | None, typer.Option(help=_help("prometheus_url"))] = None,
+    prometheus_username: Annotated[str | None, typer.Option(help=_help("prometheus_username"))] = None,
+    prometheus_password_file: Annotated[Path | None, typer.Option(help=_help("prometheus_password_file"))] = None,
+    prometheus_bearer_file: Annotated[Path | None, typer.Option(help=_help("prometheus_bearer_file"))] = None,
+    prometheus_ca_file: Annotated[Path | None, typer.Option(help=_help("prometheus_ca_file"))] = None,
+    prometheus_cert_file: Annotated[Path | None, typer.Option(help=_help("prometheus_cert_file"))] = None,
+    prometheus_key_file: Annotated[Path | None, typer.Option(help=_help("prometheus_key_file"))] = None,
+    prometheus_verify: Annotated[
+        bool | None, typer.Option("--prometheus-verify/--no-prometheus-verify", help=_help("prometheus_verify"))
+    ] = None,
     gateway_url: Annotated[str | None, typer.Option(help=_help("gateway_url"))] = None,
     http_host: Annotated[str | None, typer.Option(help=_help("http_host"))] = None,
     http_port: Annotated[int | None, typer.Option(help=_help("http_port"))] = None,

@@ -22,6 +22,7 @@ from retinue_operator.health import Check, Heartbeat
 from retinue_operator.http import ProbeServer
 from retinue_operator.leader import Elector, LeaseLost
 from retinue_operator.metrics import Metrics
+from retinue_operator.objectmetrics import ObjectCollector
 from retinue_operator.preflight import Exit, StartError
 from retinue_operator.queue import WorkQueue
 from retinue_operator.reconciler import Reconciler
@@ -170,6 +171,7 @@ class Runtime:
         self.metrics.gauge("workers_busy", "Reconciles that run.", self._busy)
         self.metrics.gauge("event_loop_worst_lag_seconds", "Longest stall seen.", lambda: self._heartbeat.worst_lag)
         self.metrics.gauges("cache_objects", "Objects in the cache.", "kind", self._counts)
+        self.metrics.registry.register(ObjectCollector(self.cache))
         live = [Check("event-loop", self._heartbeat.failure), Check("lease", self._lease_failure)]
         ready = [Check("event-loop", self._heartbeat.failure), Check("sync", self._sync_failure)]
         probes = ProbeServer(self.settings.http_host, self.settings.http_port, live, ready, self.metrics.registry)

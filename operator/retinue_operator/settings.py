@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from retinue_operator.leader import LeaseTerms
+from retinue_operator.prometheus.client import PrometheusSettings
 from retinue_operator.schedule import Pace
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -47,6 +48,14 @@ class Settings(BaseSettings):
         (), description="Namespaces to look after, comma-separated; by default all."
     )
     prometheus_url: str | None = Field(None, description="Base URL of the Prometheus that the autoscaler reads.")
+    prometheus_headers: dict[str, str] = Field({}, description="More headers for Prometheus, as a JSON object.")
+    prometheus_username: str | None = Field(None, description="User for basic authentication at Prometheus.")
+    prometheus_password_file: Path | None = Field(None, description="File with the password of that user.")
+    prometheus_bearer_file: Path | None = Field(None, description="File with the bearer token for Prometheus.")
+    prometheus_ca_file: Path | None = Field(None, description="PEM file of the authorities that sign for Prometheus.")
+    prometheus_cert_file: Path | None = Field(None, description="PEM file of the client certificate for Prometheus.")
+    prometheus_key_file: Path | None = Field(None, description="PEM file of that certificate's key.")
+    prometheus_verify: bool = Field(True, description="Check the certificate of Prometheus.")
     gateway_url: str | None = Field(None, description="Base URL of the gateway, shown as endpoint in status.")
     http_host: str = Field("0.0.0.0", description="Address of /livez, /readyz and /metrics.")
     http_port: int = Field(8080, ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0 = any free one.")
@@ -76,6 +85,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
         self.lease_terms()
+        self.prometheus()
         return self
 
     def lease_terms(self) -> LeaseTerms:
@@ -86,6 +96,26 @@ class Settings(BaseSettings):
             self.lease_duration,
             self.lease_renew_deadline,
             self.lease_retry_period,
+        )
+
+    def prometheus(self) -> PrometheusSettings | None:
+        """How to reach Prometheus, None without an address. Raises ValueError when the settings do not fit together."""
+        if (self.prometheus_username is None) != (self.prometheus_password_file is None):
+            raise ValueError("prometheus_username and prometheus_password_file go together")
+        if (self.prometheus_cert_file is None) != (self.prometheus_key_file is None):
+            raise ValueError("prometheus_cert_file and prometheus_key_file go together")
+        if self.prometheus_url is None:
+            return None
+        user, password = self.prometheus_username, self.prometheus_password_file
+        cert, key = self.prometheus_cert_file, self.prometheus_key_file
+        return PrometheusSettings(
+            url=self.prometheus_url,
+            basic_file=(user, password) if user is not None and password is not None else None,
+            bearer_file=self.prometheus_bearer_file,
+            headers=self.prometheus_headers,
+            ca_file=self.prometheus_ca_file,
+            client_cert=(cert, key) if cert is not None and key is not None else None,
+            verify=self.prometheus_verify,
         )
 
     def pace(self) -> Pace:

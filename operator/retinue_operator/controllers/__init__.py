@@ -9,15 +9,14 @@ from retinue_operator.controllers.kvcachetier import KVCacheTierController
 from retinue_operator.controllers.measure import Measurer
 from retinue_operator.controllers.nodeclass import NodeClassController
 from retinue_operator.controllers.pools import PoolController
-from retinue_operator.prometheus.client import PrometheusClient, PrometheusSettings
+from retinue_operator.prometheus.client import PrometheusClient
 from retinue_operator.settings import Settings
 
 
 def all_controllers(settings: Settings) -> Sequence[Controller]:
     """One controller per kind; they share one view of Prometheus, if an address is set."""
-    measurer = None
-    if settings.prometheus_url is not None:
-        measurer = Measurer(PrometheusClient(PrometheusSettings(url=settings.prometheus_url)))
+    prometheus = settings.prometheus()
+    measurer = Measurer(PrometheusClient(prometheus)) if prometheus is not None else None
     return (
         NodeClassController(),
         KVCacheTierController(measurer),

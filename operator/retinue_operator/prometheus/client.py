@@ -50,24 +50,27 @@ class TooLarge(PrometheusError):
 class PrometheusSettings:
     """Where Prometheus is and how to talk to it.
 
-    url: base address, with the path prefix if there is one. At most one of basic (user, password), bearer and
-    bearer_file is set; the file is read for each request, because projected tokens rotate. headers: more of them, such
-    as X-Scope-OrgID. ca_file: PEM of the authorities to trust instead of the system's. timeout in seconds.
+    url: base address, with the path prefix if there is one. At most one of basic (user, password), basic_file (user,
+    file with the password), bearer and bearer_file is set; files are read for each request, because Secrets and
+    projected tokens rotate. headers: more of them, such as X-Scope-OrgID. ca_file: PEM of the authorities to trust
+    instead of the system's. client_cert: PEM files of a certificate and its key. timeout in seconds.
     """
 
     url: str
     timeout: float = 5.0
     basic: tuple[str, str] | None = field(default=None, repr=False)
+    basic_file: tuple[str, Path] | None = None
     bearer: str | None = field(default=None, repr=False)
     bearer_file: Path | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     ca_file: Path | None = None
+    client_cert: tuple[Path, Path] | None = None
     verify: bool = True
     max_bytes: int = 8 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        if sum(way is not None for way in (self.basic, self.bearer, self.bearer_file)) > 1:
-            raise ValueError("set at most one of basic, bearer and bearer_file")
+        if sum(way is not None for way in (self.basic, self.basic_file, self.bearer, self.bearer_file)) > 1:
+            raise ValueError("set at most one of basic, basic_file, bearer and bearer_file")
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"the address of Prometheus must begin with http:// or https://, not {self.url!r}")
 
@@ -149,25 +152,36 @@ class PrometheusClient:
         headers = dict(settings.headers)
         if settings.basic is not None:
             headers["Authorization"] = aiohttp.encode_basic_auth(*settings.basic)
+        if settings.basic_file is not None:
+            user, file = settings.basic_file
+            headers["Authorization"] = aiohttp.encode_basic_auth(user, self._secret("password", file))
         token = settings.bearer
         if settings.bearer_file is not None:
-            try:
-                token = settings.bearer_file.read_text().strip()
-            except OSError as error:
-                raise Denied(f"the token for {settings.url} cannot be read: {error}") from error
+            token = self._secret("token", settings.bearer_file)
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return headers
 
-    def _ssl(self) -> ssl.SSLContext | bool:
-        if not self.settings.verify:
-            return False
-        if self.settings.ca_file is None:
-            return True
+    def _secret(self, what: str, file: Path) -> str:
         try:
-            return ssl.create_default_context(cafile=str(self.settings.ca_file))
+            return file.read_text().strip()
         except OSError as error:
-            raise Denied(f"the authorities for {self.settings.url} cannot be read: {error}") from error
+            raise Denied(f"the {what} for {self.settings.url} cannot be read: {error}") from error
+
+    def _ssl(self) -> ssl.SSLContext | bool:
+        settings = self.settings
+        if settings.ca_file is None and settings.client_cert is None:
+            return settings.verify
+        try:
+            context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+            if settings.client_cert is not None:
+                context.load_cert_chain(*settings.client_cert)
+        except OSError as error:
+            raise Denied(f"the certificates for {settings.url} cannot be read: {error}") from error
+        if not settings.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
