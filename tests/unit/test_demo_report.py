@@ -121,6 +121,15 @@ def test_the_numbers_stand_beside_the_page_as_json(record: RunRecord, tmp_path: 
     assert [json.loads(line)["id"] for line in lines] == ["a", "b", "c", "d"]
 
 
+def test_every_plot_is_also_a_file_of_its_own_with_plain_colours(record: RunRecord, tmp_path: Path) -> None:
+    write_report(record, tmp_path)
+    for name in ("context", "tokens", "cluster"):
+        text = (tmp_path / f"{name}.svg").read_text()
+        assert text.startswith("<?xml")
+        assert "var(--" not in text
+        assert "#ffffff" in text
+
+
 def test_the_same_run_gives_the_same_page(record: RunRecord, tmp_path: Path) -> None:
     first = write_report(record, tmp_path / "one").read_bytes()
     assert write_report(record, tmp_path / "two").read_bytes() == first

@@ -47,7 +47,7 @@ def clock(model_seconds: float) -> str:
 
 def pool_table(sample: Sample) -> Table:
     """One row per pool and tier; it fits into 80 columns."""
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("role", "pool"):
         table.add_column(name, no_wrap=True)
     for name in ("want", "pending", "starting", "ready", "draining", "hit rate", "fill"):

@@ -49,12 +49,18 @@ class RunRecord:
 
 
 def write_report(record: RunRecord, folder: Path) -> Path:
-    """Writes the report and its numbers into `folder`, which is made if needed, and returns the HTML file's path."""
+    """Writes the report into `folder`, which is made if needed, and returns the HTML file's path.
+
+    Beside it: the numbers as JSON, the requests as JSON lines, and each plot as an SVG file for documents.
+    """
     # matplotlib takes a second to import, which only a run that gets this far should pay.
     from .plots import all_plots
 
     folder.mkdir(parents=True, exist_ok=True)
-    page = render(record, {name: figure.svg() for name, figure in all_plots(record).items()})
+    plots = all_plots(record)
+    for name, figure in plots.items():
+        (folder / f"{name}.svg").write_text(figure.image(), encoding="utf-8")
+    page = render(record, {name: figure.svg() for name, figure in plots.items()})
     (folder / HTML_NAME).write_text(page, encoding="utf-8")
     (folder / SUMMARY_NAME).write_text(json.dumps(numbers(record), indent=2) + "\n", encoding="utf-8")
     lines = (request.as_json(record.speed) + "\n" for request in record.records)

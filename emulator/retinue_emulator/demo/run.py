@@ -22,7 +22,7 @@ from .outcome import Outcome, checks
 from .report import RunRecord, write_report
 from .stack import GATEWAY, Stack
 from .stages import Stages
-from .summary import keep_text, print_summary
+from .summary import keep_text, kubeconfig_line, print_summary
 from .timeline import Sample, size_changes
 from .watch import Watcher
 
@@ -86,6 +86,7 @@ class Demo:
             await self._apply(stack)
             await self._wait_ready(watcher)
             ready_after = time.monotonic() - self._began
+            self._line(f"   To look at it meanwhile: {kubeconfig_line(stack.cluster.kubeconfig)}")
             trace = scenario.sessions(self.options.sessions)
             result = await self._replay(stack, watcher, trace)
             await self._wait_shrunk(watcher)

@@ -28,12 +28,17 @@ def print_summary(console: Console, record: RunRecord) -> None:
     console.print(table)
 
 
+def kubeconfig_line(kubeconfig: Path) -> str:
+    """The line that makes kubectl use the demo's cluster."""
+    return f"export KUBECONFIG={shlex.quote(str(kubeconfig))}"
+
+
 def keep_text(kubeconfig: Path, kubectl: Path) -> str:
     """How to look around in the cluster that is kept."""
     return f"""
 The cluster stays up until Ctrl-C here. In another terminal:
 
-  export KUBECONFIG={shlex.quote(str(kubeconfig))}
+  {kubeconfig_line(kubeconfig)}
   export PATH={shlex.quote(str(kubectl.parent))}:$PATH
   kubectl get ap,pp,dp,kvt,nc -n agents
   kubectl describe ap coder -n agents
