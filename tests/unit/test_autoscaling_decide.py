@@ -282,6 +282,34 @@ class TestLatency:
         decision = decide(world(2, 4, decode_signals=pool_signals(inter_token_time=seen(0.08))), State(), NOW)
         assert (desired(decision, PoolKind.DECODE), reason(decision, PoolKind.DECODE)) == (5, Reason.ITL_MISSED)
 
+    def test_a_gap_that_only_the_engines_coarse_buckets_see_is_no_miss(self) -> None:
+        fast = role_signals(token_time=seen(0.02))
+        signals = pool_signals(inter_token_time=seen(0.08))
+        decision = decide(world(2, 4, role=fast, decode_signals=signals), State(), NOW)
+        assert desired(decision, PoolKind.DECODE) == 4
+        slow = role_signals(token_time=seen(0.06))
+        decision = decide(world(2, 4, role=slow, decode_signals=signals), State(), NOW)
+        assert (desired(decision, PoolKind.DECODE), reason(decision, PoolKind.DECODE)) == (5, Reason.ITL_MISSED)
+
+    @pytest.mark.parametrize("token_time", [Signal(None, 1.0), Signal(0.02, 300.0), MISSING])
+    def test_without_a_current_word_from_the_gateway_the_engines_gap_counts(self, token_time: Signal) -> None:
+        signals = pool_signals(inter_token_time=seen(0.08))
+        decision = decide(world(2, 4, role=role_signals(token_time=token_time), decode_signals=signals), State(), NOW)
+        assert (desired(decision, PoolKind.DECODE), reason(decision, PoolKind.DECODE)) == (5, Reason.ITL_MISSED)
+
+    def test_a_missed_goal_is_not_called_well_while_new_instances_warm_up(self) -> None:
+        signals = pool_signals(inter_token_time=seen(0.08))
+        inputs = world(
+            2, 4, decode_signals=signals, decode_changes={"ready_ages": (WARM,) * 3, "starting_ages": (5.0,)}
+        )
+        decision = decide(inputs, State(), NOW)
+        assert (desired(decision, PoolKind.DECODE), reason(decision, PoolKind.DECODE)) == (4, Reason.ITL_MISSED)
+        assert decision.reason is Reason.ITL_MISSED
+        assert decision.message == (
+            "decode/coder-primary stays at 4: time between tokens 80 ms, goal 50 ms; "
+            "what was asked for is not ready and warm yet"
+        )
+
     def test_a_pool_near_its_goal_does_not_shrink(self) -> None:
         decision = decide(world(1, 4, decode_signals=pool_signals(inter_token_time=seen(0.045))), quiet_state(), NOW)
         assert (desired(decision, PoolKind.DECODE), reason(decision, PoolKind.DECODE)) == (4, Reason.LATENCY_TOO_HIGH)

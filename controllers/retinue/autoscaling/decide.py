@@ -7,7 +7,7 @@ from retinue.autoscaling.budget import allot, cost
 from retinue.autoscaling.decision import Clamp, Decision, PoolState, State, Target
 from retinue.autoscaling.decode import assess_decode
 from retinue.autoscaling.inputs import Inputs, PoolInputs, PoolKind, TierInputs
-from retinue.autoscaling.needs import Assessment
+from retinue.autoscaling.needs import MISSED, Assessment
 from retinue.autoscaling.prefill import assess_prefill
 from retinue.autoscaling.readings import Readings
 from retinue.autoscaling.steps import Step, required_of, stale_or_missing, take_step
@@ -148,8 +148,9 @@ def _summary(targets: tuple[Target, ...]) -> tuple[Reason, str]:
         return Reason.SCALING_UP, moves
     if downs:
         return Reason.SCALING_DOWN, moves
-    # The first that is not simply well, so that one glance shows what stands in the way.
-    odd = next((target for target in targets if target.reason is not Reason.WITHIN_GOALS), None)
+    # A missed goal, or else the first that is not simply well, so that one glance shows what stands in the way.
+    missed = [target for target in targets if target.reason in MISSED]
+    odd = next((target for target in (*missed, *targets) if target.reason is not Reason.WITHIN_GOALS), None)
     if odd is not None:
         return odd.reason, f"{odd.key} stays at {odd.current}: {odd.message}"
     return Reason.WITHIN_GOALS, "all pools and tiers have what they need"

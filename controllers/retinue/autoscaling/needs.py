@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from retinue.autoscaling.readings import Reading
 from retinue.conditions import Reason
 
+MISSED = frozenset({Reason.TTFT_MISSED, Reason.ITL_MISSED, Reason.EVICTED_TOO_EARLY})
+"""Reasons of needs that speak of a goal which is missed now."""
+
 
 @dataclass(frozen=True)
 class Need:

@@ -12,6 +12,7 @@ _ROLE_SIGNALS = (
     "ttft",
     "prefill_stage_time",
     "first_decode_time",
+    "token_time",
     "arrivals",
     "completions",
     "prompt_rate",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from retinue.autoscaling.decision import Clamp, Freshness, PoolState, Recommendation
 from retinue.autoscaling.inputs import Inputs, PoolInputs, TierInputs
-from retinue.autoscaling.needs import Assessment, Hold, Need
+from retinue.autoscaling.needs import MISSED, Assessment, Hold, Need
 from retinue.autoscaling.readings import Reading
 from retinue.conditions import Reason
 
@@ -39,7 +39,7 @@ def take_step(
     if strongest is not None and needed > subject.current:
         return _limited(subject, needed, needed, strongest.reason, strongest.message, state)
     if not assessment.needs or enough >= subject.current:
-        return _limited(subject, needed, subject.current, *_stay(strongest, ignorance), state)
+        return _limited(subject, needed, subject.current, *_stay(assessment.needs, ignorance), state)
     hold = holds[0] if holds else _not_yet(subject, inputs, state, now)
     if hold is not None:
         return _limited(subject, needed, subject.current, hold.reason, hold.message, state)
@@ -80,11 +80,15 @@ def _ignorance(subject: PoolInputs | TierInputs, required: tuple[Reading, ...]) 
     return holds
 
 
-def _stay(strongest: Need | None, ignorance: list[Hold]) -> tuple[Reason, str]:
+def _stay(needs: tuple[Need, ...], ignorance: list[Hold]) -> tuple[Reason, str]:
     if ignorance:
         return ignorance[0].reason, ignorance[0].message
-    if strongest is None:
+    if not needs:
         return Reason.METRICS_MISSING, "nothing is known that says how many are needed"
+    strongest = max(needs, key=lambda need: (need.instances, need.reason in MISSED))
+    if strongest.reason in MISSED:
+        # The size is right until what was asked for before is warm, but the goal is not met.
+        return strongest.reason, strongest.message
     return Reason.WITHIN_GOALS, strongest.message
 
 
