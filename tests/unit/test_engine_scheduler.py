@@ -12,7 +12,7 @@ from retinue.economics.costmodel import StepTimes
 from retinue_emulator.engine.config import EngineConfig, parse_engine
 from retinue_emulator.engine.kvmemory import KvMemory
 from retinue_emulator.engine.metrics import EngineGauges, EngineMetrics
-from retinue_emulator.engine.request import FinishReason, Phase, SimRequest
+from retinue_emulator.engine.request import FinishReason, Phase, RemoteKv, SimRequest
 from retinue_emulator.engine.scheduler import Hooks, Limits, Scheduler
 
 
@@ -151,6 +151,23 @@ def test_a_restore_delays_computing_but_not_others() -> None:
     assert bench.scheduler.fetching == 1
     bench.run()
     assert first.first_token == pytest.approx(3.0 + bench.times.prefill([(640, 0)]))
+
+
+def test_the_first_token_after_a_transfer_can_be_streamed_when_its_step_is_over() -> None:
+    bench = Bench()
+    pulled = SimRequest(
+        "pulled", "s", [], [range(100)], 6_400, 1_000, 0.0, pull=RemoteKv("127.0.0.1", 1, "x"), streaming=True
+    )
+    bench.scheduler.submit(pulled, 0.0)
+    end = bench.scheduler.advance(0.0)
+    due = bench.scheduler.first_token_due
+    assert end is not None
+    assert due is not None
+    assert due == pytest.approx(end / 1_000)
+    bench.scheduler.advance(due * 1.001)
+    assert (pulled.generated, pulled.first_token) == (1, due)
+    assert pulled.changed.is_set()
+    assert bench.scheduler.first_token_due is None
 
 
 def test_at_most_max_num_seqs_run() -> None:

@@ -28,7 +28,7 @@ from retinue_emulator.engine.tiers import Resolver
 LOAD_BYTES_PER_SECOND_PER_DEVICE = 2e9
 FIXED_START_SECONDS = 20.0
 FLUSH_WALL_SECONDS = 0.04
-"""Longest time that tokens of a running segment stay unseen by a streaming client."""
+"""Longest time that tokens of a running segment, except the first, stay unseen by a streaming client."""
 _POLL_WALL_SECONDS = 0.02
 
 
@@ -199,8 +199,11 @@ class SimulatedEngine:
         if due is None:
             return
         wait = self.clock.wall(max(0.0, due - now))
-        if wait > FLUSH_WALL_SECONDS and self.scheduler.streams_progress:
-            wait = FLUSH_WALL_SECONDS
+        if self.scheduler.streams_progress:
+            wait = min(wait, FLUSH_WALL_SECONDS)
+            first = self.scheduler.first_token_due
+            if first is not None:
+                wait = min(wait, self.clock.wall(max(0.0, first - now)))
         self._tick = asyncio.get_running_loop().call_later(wait, self._advance)
 
     def _private_blocks(self, request: SimRequest) -> int:

@@ -110,6 +110,14 @@ class Scheduler:
         segment = self._segment
         return segment is not None and segment.count > 1 and any(r.streaming for r in segment.decoding)
 
+    @property
+    def first_token_due(self) -> float | None:
+        """When the running segment gives somebody a first token to stream; that one is not to wait for others."""
+        segment = self._segment
+        if segment is None or segment.emitted or all(r.first_token is not None for r in segment.decoding):
+            return None
+        return segment.start + segment.step
+
     def submit(self, request: SimRequest, now: float) -> None:
         """Queue a request that arrived at `now`."""
         self._arrive(now)
