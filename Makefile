@@ -38,10 +38,12 @@ verify: $(READY) ## formatting, types, import rules, generated files
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/python -m retinue.api.crd --check
+	$(BIN)/python -m retinue.api.reference --check
 	$(BIN)/retinue-operator rbac --check
 
-generate: $(READY) ## write crds/ and deploy/ anew from the code
+generate: $(READY) ## write crds/, docs/reference/ and deploy/ anew from the code
 	$(BIN)/python -m retinue.api.crd
+	$(BIN)/python -m retinue.api.reference
 	$(BIN)/retinue-operator rbac
 
 format: $(READY) ## format the code

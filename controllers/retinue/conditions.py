@@ -15,7 +15,8 @@ class _Explained(StrEnum):
     _value_: str
     meaning: str
 
-    def __new__(cls, value: str, meaning: str) -> Self:
+    # The default is for look-ups by value, such as Reason("NoFit"), which type checkers take for this call.
+    def __new__(cls, value: str, meaning: str = "") -> Self:
         member = str.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning

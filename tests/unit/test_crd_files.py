@@ -1,5 +1,6 @@
 """The checked-in CRDs are what the models say, structural, bounded everywhere, with the models' own defaults."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,37 @@ def test_every_list_map_and_string_has_an_upper_bound(file: Path) -> None:
                 assert "maxProperties" in node, path
             elif node["type"] == "object":
                 assert "properties" in node or node.get("x-kubernetes-preserve-unknown-fields"), path
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_field_and_every_block_says_what_it_is_in_whole_sentences(file: Path) -> None:
+    root = root_schema(file)
+    assert root["description"].endswith(".")
+    for part in ("spec", "status"):
+        for path, node in nodes(root["properties"][part], part):
+            inner = path.endswith("[]") and "properties" not in node
+            text = node.get("description", "")
+            assert inner or (text.endswith(".") and text[0] == text[0].upper()), f"{path}: {text!r}"
+            assert "\n" not in text, path
+
+
+def test_the_description_of_mode_says_that_off_must_be_quoted() -> None:
+    spec = root_schema(_CRDS / "retinue.dev_agentpools.yaml")["properties"]["spec"]
+    mode = spec["properties"]["autoscaling"]["properties"]["mode"]
+    assert 'Off must be quoted ("Off")' in mode["description"]
+    assert mode["description"].endswith('Default: "Auto".')
+
+
+def test_the_description_of_a_field_ends_with_its_default() -> None:
+    described = [
+        (path, node)
+        for file in FILES
+        for path, node in nodes(root_schema(file)["properties"]["spec"], "spec")
+        if isinstance(node.get("default"), bool | int | str) and node["default"] != ""
+    ]
+    assert len(described) > 50
+    for path, node in described:
+        assert node["description"].endswith(f"Default: {json.dumps(node['default'])}."), path
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

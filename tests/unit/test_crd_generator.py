@@ -281,3 +281,21 @@ def test_the_description_is_the_first_paragraph_of_the_docstring() -> None:
         """
 
     assert render(object_node(Described, "Described"))["description"] == "Says what it is."
+
+
+def test_the_docstring_below_a_field_describes_it_and_wins_over_that_of_its_class() -> None:
+    class Inner(Model):
+        """An inner block."""
+
+    class Outer(Model):
+        size: int = 3
+        """How large
+        it is."""
+        inner: Inner = Field(default_factory=Inner)
+        """What it is for here."""
+        other: Inner = Field(default_factory=Inner)
+
+    properties = render(object_node(Outer, "Outer"))["properties"]
+    assert properties["size"]["description"] == "How large it is. Default: 3."
+    assert properties["inner"]["description"] == "What it is for here."
+    assert properties["other"]["description"] == "An inner block."

@@ -40,8 +40,7 @@ def crd_for(kind: type[Model]) -> dict[str, Any]:
 
     Raises SchemaError with the field's path when a model says what the generator cannot express.
     """
-    info = _kind_info(kind)
-    root = _root_node(kind, info)
+    info, root = kind_info_of(kind), root_node(kind)
     for rule in info.root_rules:
         if rule.field_path is not None:
             _node_at(root, rule.field_path, f"{info.kind} root rule")
@@ -73,9 +72,39 @@ def crd_for(kind: type[Model]) -> dict[str, Any]:
     }
 
 
+def kind_info_of(kind: type[Model]) -> KindInfo:
+    """What a kind says beside its schema; raises SchemaError when it says nothing."""
+    info = getattr(kind, "kind_info", None)
+    if not isinstance(info, KindInfo):
+        raise SchemaError(kind.__name__, "a kind needs kind_info")
+    return info
+
+
+def root_node(kind: type[Model]) -> Node:
+    """The schema of the whole object; the API server knows metadata itself, so the model's view of it is left out.
+
+    Raises SchemaError with the field's path when a model says what the generator cannot express.
+    """
+    info = kind_info_of(kind)
+    if set(kind.model_fields) != {"metadata", "spec", "status"}:
+        raise SchemaError(info.kind, "a kind has exactly the fields metadata, spec and status")
+    if not kind.model_fields["spec"].is_required():
+        raise SchemaError(f"{info.kind}.spec", "spec must be required")
+    if kind.model_fields["status"].is_required():
+        raise SchemaError(f"{info.kind}.status", "status must not be required: the API server drops it on create")
+    parts = {name: _part_node(kind, name, f"{info.kind}.{name}") for name in ("spec", "status")}
+    return Node(
+        NodeType.OBJECT,
+        description=first_paragraph(kind),
+        properties=_TYPE_META | {"metadata": _METADATA} | parts,
+        required=("spec",),
+        rules=info.root_rules,
+    )
+
+
 def render_all() -> dict[str, str]:
     """YAML text of every CRD by file name, in the order of KINDS."""
-    return {f"{GROUP}_{_kind_info(kind).plural}.yaml": _to_yaml(crd_for(kind)) for kind in KINDS}
+    return {f"{GROUP}_{kind_info_of(kind).plural}.yaml": _to_yaml(crd_for(kind)) for kind in KINDS}
 
 
 def drifted(folder: Path) -> list[str]:
@@ -104,31 +133,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             (options.out / name).unlink()
     return 0
-
-
-def _kind_info(kind: type[Model]) -> KindInfo:
-    info = getattr(kind, "kind_info", None)
-    if not isinstance(info, KindInfo):
-        raise SchemaError(kind.__name__, "a kind needs kind_info")
-    return info
-
-
-def _root_node(kind: type[Model], info: KindInfo) -> Node:
-    """The schema of the whole object; the API server knows metadata itself, so the model's view of it is left out."""
-    if set(kind.model_fields) != {"metadata", "spec", "status"}:
-        raise SchemaError(info.kind, "a kind has exactly the fields metadata, spec and status")
-    if not kind.model_fields["spec"].is_required():
-        raise SchemaError(f"{info.kind}.spec", "spec must be required")
-    if kind.model_fields["status"].is_required():
-        raise SchemaError(f"{info.kind}.status", "status must not be required: the API server drops it on create")
-    parts = {name: _part_node(kind, name, f"{info.kind}.{name}") for name in ("spec", "status")}
-    return Node(
-        NodeType.OBJECT,
-        description=first_paragraph(kind),
-        properties=_TYPE_META | {"metadata": _METADATA} | parts,
-        required=("spec",),
-        rules=info.root_rules,
-    )
 
 
 def _part_node(kind: type[Model], name: str, path: str) -> Node:

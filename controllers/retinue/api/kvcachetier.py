@@ -168,7 +168,7 @@ class KVCacheTierStatus(Model):
     used: Quantity | None = None
     """Bytes in use. Absent without metrics."""
     fill: Ratio | None = None
-    """used / capacity. Absent without metrics."""
+    """Share of the capacity that is in use. Absent without metrics."""
     hit_rate: Ratio | None = None
     """Tokens found in the tier / tokens looked up in servers, or / all prompt tokens for HostMemory. Absent without
     traffic or metrics."""

@@ -114,7 +114,7 @@ class Topology(Model):
 
     pack: LevelName | None = None
     """Topology level of the NodeClass whose domain holds all pods of an instance, such as nvlinkDomain. Without it, an
-    instance of several pods is packed into the nearest level and one of a single pod goes anywhere."""
+    instance of several pods is packed into the nearest level, and one of a single pod goes wherever spread allows."""
     mode: PackMode = PackMode.REQUIRED
     """Required waits until one domain has room. Preferred takes any nodes of the class when none has."""
     spread: LevelName | None = None
