@@ -29,7 +29,7 @@ def test_every_time_in_the_manifests_is_divided_by_the_speed(speed: float) -> No
     pool = AgentPool.model_validate(next(item for item in scenario.objects(speed) if item["kind"] == "AgentPool"))
     scaling, slo = pool.spec.autoscaling, pool.spec.slo
     assert seconds(slo.ttft.target) == pytest.approx(6.0 / speed, abs=1e-6, rel=0.01)
-    assert seconds(slo.itl.target) == pytest.approx(0.015 / speed, abs=1e-6)
+    assert seconds(slo.itl.target) == pytest.approx(0.012 / speed, abs=1e-6)
     assert seconds(scaling.evaluation_interval) == pytest.approx(24.0 / speed, abs=1e-3)
     assert seconds(scaling.metrics_window) == pytest.approx(120.0 / speed, abs=1e-3)
     assert seconds(scaling.scale_down.stabilization) == pytest.approx(240.0 / speed, abs=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from retinue_emulator.loopback.locate import cache_root
 from retinue_emulator.replay.records import Group, Quantiles, RequestRecord
 
 from .live import clock, model_time
@@ -53,7 +55,9 @@ def write_report(record: RunRecord, folder: Path) -> Path:
 
     Beside it: the numbers as JSON, the requests as JSON lines, and each plot as an SVG file for documents.
     """
-    # matplotlib takes a second to import, which only a run that gets this far should pay.
+    # matplotlib keeps a font list in a folder of its own; without this it would be one in the user's home.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_root(os.environ) / "matplotlib"))
+    # It also takes a second to import, which only a run that gets this far should pay.
     from .plots import all_plots
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ SESSIONS_THAT_GROW = 24
 
 MODEL_SECONDS: Mapping[str, float] = {
     "ttft": 6.0,
-    "itl": 0.015,
+    "itl": 0.012,
     "evaluationInterval": 24.0,
     "metricsWindow": 120.0,
     "startupEstimate": 90.0,

@@ -42,7 +42,8 @@ class ClusterAccess:
         """
         try:
             done = subprocess.run(
-                [self.kubectl_path, f"--kubeconfig={self.kubeconfig}", *arguments],
+                # kubectl would keep what it learns of a cluster in the user's home folder, long after the cluster.
+                [self.kubectl_path, f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self._cache}", *arguments],
                 input=stdin,
                 stdin=subprocess.DEVNULL if stdin is None else None,
                 capture_output=True,
@@ -67,6 +68,10 @@ class ClusterAccess:
         if not isinstance(found, dict):
             raise KubectlError(("get", *arguments), "the answer is not an object")
         return found
+
+    @property
+    def _cache(self) -> Path:
+        return self.scratch / "kubectl-cache"
 
     @cached_property
     def _cluster(self) -> dict[str, str]:
