@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from retinue.agentpool.status import decision_record
 from retinue.api.agentgoals import AutoscalingMode, OnMissingUp
 from retinue.autoscaling.decide import decide
 from retinue.autoscaling.decision import Decision, LastGood, PoolState, Recommendation, State
@@ -569,3 +570,18 @@ class TestTiers:
     def test_the_same_law_with_other_constants_is_part_of_the_inputs(self) -> None:
         inputs = replace(self.tiers(1, sessions=2e6), tuning=Tuning(tier_fill=0.5))
         assert self.target(inputs, State()) == (4, Reason.SESSION_CACHE)
+
+
+def test_every_input_of_the_largest_agent_pool_fits_into_its_status() -> None:
+    numbers = range(8)
+    inputs = Inputs(
+        "agents",
+        "coder",
+        roles=tuple(RoleInputs(f"r{n}", f"p{n}", f"p{n}") for n in numbers),
+        pools=tuple(pool(kind, 1, name=f"p{n}") for n in numbers for kind in (PoolKind.PREFILL, PoolKind.DECODE)),
+        tiers=tuple(TierInputs(f"t{n}", 1, 1, 1) for n in range(4)),
+    )
+    decision = decide(inputs, State(), NOW)
+    record = decision_record(decision, AutoscalingMode.AUTO)
+    assert [shown.name for shown in record.inputs] == [used.name for used in decision.inputs]
+    assert len(record.targets) == 20

@@ -8,6 +8,7 @@ from retinue.agentpool.snapshot import AgentPoolSnapshot, Measurements
 from retinue.api import DecodePool, PrefillPool
 from retinue.api.agentgoals import AutoscalingMode
 from retinue.api.agentpoolstatus import (
+    MOST_INPUTS,
     AgentPoolStatus,
     DecisionInput,
     DecisionTarget,
@@ -231,7 +232,7 @@ def decision_record(decision: Decision, mode: AutoscalingMode) -> LastDecision:
                 age_seconds=None if used.age is None else f"{used.age:.0f}",
             )
             for used in decision.inputs
-        ][:128],
+        ][:MOST_INPUTS],
     )
 
 

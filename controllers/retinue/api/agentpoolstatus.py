@@ -56,6 +56,10 @@ class SessionsStatus(Model):
     """Tokens that the contexts of all open sessions hold together. Absent without metrics."""
 
 
+# Everything that a law reads of eight roles with two pools each and of their tiers.
+MOST_INPUTS = 384
+
+
 class DecisionInput(Model):
     """One number that the decision read."""
 
@@ -97,7 +101,7 @@ class LastDecision(Model):
     """What moves and why, in a sentence."""
     targets: Annotated[list[DecisionTarget], ListMap(), Field(max_length=32)] = Field(default_factory=list)
     """The result per pool and tier. Empty in mode Off."""
-    inputs: Annotated[list[DecisionInput], ListMap(), Field(max_length=128)] = Field(default_factory=list)
+    inputs: Annotated[list[DecisionInput], ListMap(), Field(max_length=MOST_INPUTS)] = Field(default_factory=list)
     """The numbers that were read."""
 
 
