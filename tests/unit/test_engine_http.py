@@ -390,6 +390,7 @@ async def test_requests_queue_while_the_kv_cache_is_full(world: World) -> None:
     assert sample(metrics, "vllm:num_requests_running") == 1
     assert sample(metrics, "vllm:num_requests_waiting") == 2
     assert sample(metrics, "vllm:num_requests_waiting_by_reason", reason="capacity") == 2
+    assert sample(metrics, "vllm:request_queue_time_seconds_count") == 0, "booked when a request ends"
     assert sample(metrics, "vllm:kv_cache_usage_perc") == pytest.approx(149 / 200), "prompt, output, windowed layers"
     assert [answer.status for answer in await asyncio.gather(*tasks)] == [200, 200, 200]
     done = await world.metrics(engine)
