@@ -48,7 +48,8 @@ class Services:
 @dataclass(frozen=True)
 class Order:
     """What a client wants. arrived, deadline: on the services' clock, the latter for waiting for an instance;
-    warm_tokens: length of the session's context before this request; headers: for the engines and the answer."""
+    warm_tokens: length of the session's context before this request; headers: for the engines and the answer;
+    on_prompt_done: called, perhaps again, when no prefill has to be done for it any more."""
 
     role: RoleKey
     call: Call
@@ -57,7 +58,7 @@ class Order:
     headers: Mapping[str, str]
     arrived: float
     deadline: float
-    on_first_token: Callable[[], None]
+    on_prompt_done: Callable[[], None]
 
 
 class ClientGone(Exception):
@@ -85,15 +86,17 @@ class Exchange:
                 return await self._attempt(request, avoided)
             except Retryable as failed:
                 failures.append(failed)
-                self._give_up_or_avoid(failures, avoided)
-                self._services.metrics.retried(self._order.role, failed.reason)
             except Broken as broken:
-                status = HTTPStatus.GATEWAY_TIMEOUT if broken.timed_out else HTTPStatus.BAD_GATEWAY
-                raise GatewayError(status, str(broken), code="engine_error") from broken
+                raise _engine_error(broken) from broken
+            self._give_up_or_avoid(failures, avoided)
+            self._services.metrics.retried(self._order.role, failures[-1].reason)
 
     def _give_up_or_avoid(self, failures: list[Retryable], avoided: Avoided) -> None:
-        """Raises GatewayError when there were enough attempts; else decides which instance the next one avoids."""
+        """Decides which instance the next attempt avoids. Raises GatewayError or the engine's own error after enough."""
         last = failures[-1]
+        if last.verdict is not None and sum(failed.verdict is not None for failed in failures) > 1:
+            # Two engines broke on it: a third would, too, and the client is told why.
+            raise _engine_error(last.verdict) if isinstance(last.verdict, Broken) else last.verdict
         lost = sum(failed.reason is RetryReason.CONNECTION_LOST for failed in failures)
         if len(failures) >= self._services.max_attempts or lost > _MOST_LOST_CONNECTIONS:
             raise GatewayError(
@@ -124,12 +127,12 @@ class Exchange:
         with services.loads.enter(place.instance.uid, tokens) as ticket:
 
             def first_token() -> None:
-                ticket.first_token()
+                ticket.prompt_done()
                 now = services.clock()
                 self._metrics.stage[stage].observe(now - started)
                 self._metrics.time_to_first_token.observe(now - order.arrived)
                 self._first_token_at = now
-                order.on_first_token()
+                order.on_prompt_done()
 
             async with services.engines.open(place.instance, order.call.endpoint, body, order.headers) as upstream:
                 cached = prefilled.cached_tokens if prefilled else None
@@ -146,6 +149,8 @@ class Exchange:
                 place.instance, order.call.endpoint, prefill_body(order.call, route.model), order.headers
             )
         self._metrics.stage["prefill"].observe(services.clock() - started)
+        # What is left before the first token, the transfer and a place in decode, is no work for prefill.
+        order.on_prompt_done()
         return prefilled
 
     def _place(self, route: Route, stage: Stage, avoided: Avoided) -> Place:
@@ -232,6 +237,11 @@ class Exchange:
 
     def _headers(self) -> dict[str, str]:
         return self._answer_headers | {"x-request-id": self._order.headers["x-request-id"]}
+
+
+def _engine_error(broken: Broken) -> GatewayError:
+    status = HTTPStatus.GATEWAY_TIMEOUT if broken.timed_out else HTTPStatus.BAD_GATEWAY
+    return GatewayError(status, str(broken), code="engine_error")
 
 
 async def _to_client(writing: Awaitable[object]) -> None:

@@ -23,7 +23,7 @@ class StateCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         in_flight = _family("requests_in_flight", "Requests accepted and not ended.")
-        queued = _family("queued_prefill_tokens", "Prompt tokens of requests in flight without a first token.")
+        queued = _family("queued_prefill_tokens", "Prompt tokens of requests that wait for prefill or are in it.")
         open_sessions = _family("open_sessions", "Sessions that are open.")
         context = _family("open_session_context_tokens", "Summed context length of open sessions.")
         placed = _family("instance_sessions", "Open sessions whose cache is on the instance.", "retinue_instance")

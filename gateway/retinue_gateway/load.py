@@ -9,7 +9,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Load:
-    """in_flight: requests; queued_tokens: prompt tokens of those that have not answered with a first token."""
+    """in_flight: requests; queued_tokens: prompt tokens of those whose prompt is not known to be computed."""
 
     in_flight: int = 0
     queued_tokens: int = 0
@@ -31,10 +31,10 @@ class Ticket(Generic[K]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.first_token()
+        self.prompt_done()
         self._book.add(self._key, -1, 0)
 
-    def first_token(self) -> None:
+    def prompt_done(self) -> None:
         """The prompt is no longer queued. Further calls change nothing."""
         self._book.add(self._key, 0, -self._tokens)
         self._tokens = 0

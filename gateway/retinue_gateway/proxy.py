@@ -159,7 +159,7 @@ class Proxy:
             headers=headers | {"content-type": "application/json", "accept-encoding": "identity"},
             arrived=arrived,
             deadline=arrived + self._options.queue_timeout,
-            on_first_token=ticket.first_token,
+            on_prompt_done=ticket.prompt_done,
         )
 
     def _account(self, order: Order, exchange: Exchange, code: int) -> None:

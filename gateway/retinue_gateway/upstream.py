@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -24,19 +25,8 @@ class RetryReason(StrEnum):
     CONNECT_FAILED = "connect_failed"
     CONNECTION_LOST = "connection_lost"
     UNAVAILABLE = "unavailable"
+    ENGINE_ERROR = "engine_error"
     KV_TRANSFER_FAILED = "kv_transfer_failed"
-
-
-@dataclass(eq=False)
-class Retryable(Exception):
-    """An attempt failed before its first token, and another may succeed."""
-
-    reason: RetryReason
-    instance: Instance
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.instance.name}: {self.detail}"
 
 
 @dataclass(eq=False)
@@ -55,6 +45,19 @@ class Broken(Exception):
     instance: Instance
     detail: str
     timed_out: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.instance.name}: {self.detail}"
+
+
+@dataclass(eq=False)
+class Retryable(Exception):
+    """An attempt failed before its first token, and another may succeed. verdict: what to raise if it does not."""
+
+    reason: RetryReason
+    instance: Instance
+    detail: str
+    verdict: Refused | Broken | None = None
 
     def __str__(self) -> str:
         return f"{self.instance.name}: {self.detail}"
@@ -146,7 +149,9 @@ def retry_reason(status: int, code: str) -> RetryReason | None:
     """The reason to try again after an error that an engine reported, or None if it would be no use."""
     if code == KV_TRANSFER_FAILED:
         return RetryReason.KV_TRANSFER_FAILED
-    return RetryReason.UNAVAILABLE if status == 503 else None
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return RetryReason.UNAVAILABLE
+    return RetryReason.ENGINE_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
 
 
 async def _raise_for_status(instance: Instance, response: aiohttp.ClientResponse) -> None:
@@ -155,12 +160,16 @@ async def _raise_for_status(instance: Instance, response: aiohttp.ClientResponse
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         raise failure(instance, error) from error
     code, message = _error(body)
+    verdict: Refused | Broken
+    if response.content_type == "application/json":
+        verdict = Refused(response.status, response.content_type, body)
+    else:
+        verdict = Broken(instance, f"HTTP {response.status}: {body[:200].decode(errors='replace')}")
     reason = retry_reason(response.status, code)
-    if reason is not None:
-        raise Retryable(reason, instance, message or f"HTTP {response.status}")
-    if response.content_type != "application/json":
-        raise Broken(instance, f"HTTP {response.status}: {body[:200].decode(errors='replace')}")
-    raise Refused(response.status, response.content_type, body)
+    if reason is None:
+        raise verdict
+    detail = message or f"HTTP {response.status}"
+    raise Retryable(reason, instance, detail, verdict if reason is RetryReason.ENGINE_ERROR else None)
 
 
 def _error(body: bytes) -> tuple[str, str]:

@@ -301,16 +301,43 @@ async def test_an_unroutable_instance_finishes_its_stream_and_gets_nothing_new()
         assert await w.metric("session_moves_total", reason="unroutable", stage="decode") == 1
 
 
-@pytest.mark.parametrize("status", [503])
-async def test_a_request_without_a_token_goes_to_another_instance(status: int) -> None:
+@pytest.mark.parametrize(("status", "reason"), [(503, "unavailable"), (500, "engine_error")])
+async def test_a_request_without_a_token_goes_to_another_instance(status: int, reason: str) -> None:
     async with world(decode=2) as w:
         name = (await w.post("s1"))[2]["x-retinue-decode-instance"]
         w.engines[name].handler = failing(status)
         answered, _, headers = await w.post("s1")
         assert answered == 200
         assert headers["x-retinue-decode-instance"] != name
-        assert await w.metric("retries_total", reason="unavailable") == 1
+        assert await w.metric("retries_total", reason=reason) == 1
         assert await w.metric("session_moves_total", reason="failed", stage="decode") == 1
+
+
+async def test_a_request_that_two_engines_break_on_gets_the_engines_own_answer() -> None:
+    async with world(decode=3) as w:
+        for engine in w.engines.values():
+            engine.handler = failing(500, "template_error")
+        status, body, _ = await w.post("s1")
+        assert (status, body["error"]["code"]) == (500, "template_error")
+        assert sum(len(engine.requests) for engine in w.engines.values()) == 2
+
+
+async def test_a_prompt_that_waits_for_decode_is_no_backlog_of_prefill() -> None:
+    async with world(prefill=1, decode=1) as w:
+        decode, go = w.engines["coder-primary-decode-0"], asyncio.Event()
+
+        async def slow(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+            await go.wait()
+            return await decode.answer(request, body)
+
+        decode.handler = slow
+        asking = asyncio.create_task(w.post("s1", stream=True))
+        await until(lambda: bool(decode.requests), "decode has the request")
+        assert await w.metric("queued_prefill_tokens") == 0
+        assert await w.metric("requests_in_flight") == 1
+        go.set()
+        assert (await asking)[0] == 200
+        assert await w.metric("queued_prefill_tokens") == 0
 
 
 async def test_a_refused_connection_goes_to_another_instance() -> None:

@@ -109,7 +109,7 @@ class RoleSignals:
     in_flight: Signal = MISSING
     """Requests between arrival and last token now."""
     queued_prefill_tokens: Signal = MISSING
-    """Prompt tokens (cached or not) of requests without a first token now."""
+    """Prompt tokens (cached or not) of requests that wait for prefill or are in it now."""
     prompt_rate: Signal = MISSING
     cached_rate: Signal = MISSING
     completion_tokens_rate: Signal = MISSING
