@@ -92,7 +92,7 @@ class Exchange:
             self._services.metrics.retried(self._order.role, failures[-1].reason)
 
     def _give_up_or_avoid(self, failures: list[Retryable], avoided: Avoided) -> None:
-        """Decides which instance the next attempt avoids. Raises GatewayError or the engine's own error after enough."""
+        """Decides which instance the next attempt avoids; after enough of them raises what the client is told."""
         last = failures[-1]
         if last.verdict is not None and sum(failed.verdict is not None for failed in failures) > 1:
             # Two engines broke on it: a third would, too, and the client is told why.
