@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from retinue.economics.costmodel import decode_step_seconds, prefill_seconds
+from retinue.economics.costmodel import decode_step_seconds, kv_bytes_per_token, prefill_seconds
 from retinue_emulator.engine.clock import Clock
 from retinue_emulator.engine.config import TierConfig, parse_engine
 from retinue_emulator.engine.engine import SimulatedEngine
@@ -63,8 +63,8 @@ class World:
             await asyncio.wait_for(engine.ready.wait(), 5)
         return engine
 
-    async def tier(self, capacity_bytes: int = 10**12) -> TierServer:
-        tier = TierServer(TierConfig(capacity_bytes, 100e9), self.clock, "127.0.0.1", 0)
+    async def tier(self, capacity_bytes: int = 10**12, bytes_per_second: float = 100e9) -> TierServer:
+        tier = TierServer(TierConfig(capacity_bytes, bytes_per_second), self.clock, "127.0.0.1", 0)
         self.parts.append(tier)
         await tier.start()
         return tier
@@ -519,6 +519,17 @@ async def test_engines_share_blocks_through_a_remote_tier(world: World) -> None:
     assert sample(tier_metrics, "retinue_tier_hit_tokens_total") >= 6_400
     assert sample(tier_metrics, "master_key_count") == len(tier.store.blocks)
     assert sample(tier_metrics, "retinue_tier_up") == 1
+
+
+async def test_kv_from_a_remote_tier_takes_the_time_that_its_bandwidth_allows(world: World) -> None:
+    tier = await world.tier(bytes_per_second=1e9)
+    engine = await world.engine(f"--tier=warm=http://127.0.0.1:{tier.port}")
+    shape = engine.config.shape
+    block = 64 * kv_bytes_per_token(shape)
+    tier.store.put(f"{shape.model.name}\0{shape.kv_precision}\0s", [(0, 100)], block, world.clock.now())
+    assert (await world.post(engine, replay("s", [[0, 100]], 6_400))).cached == 6_400
+    took = sample(await world.metrics(engine), "vllm:request_prefill_time_seconds_sum") * SPEED
+    assert 100 * block / 1e9 <= took < 100 * block / 1e9 + SPEED, "at most a second of the wall late"
 
 
 async def test_a_dead_tier_costs_a_miss_not_the_request(world: World) -> None:
