@@ -28,7 +28,6 @@ class ThemedFigure:
         """An `<svg>` element without outside references, scaled by its container."""
         text = self._render()
         text = text[text.index("<svg") :]
-        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
         text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
         text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
         return _recolour(text, _CSS)
@@ -36,6 +35,8 @@ class ThemedFigure:
     def image(self) -> str:
         """A whole SVG file on white, for documents."""
         text = _recolour(self._render(), _LIGHT)
+        # Pixels instead of points: not every viewer knows points.
+        text = re.sub(r'(width|height)="(\d+)[\d.]*pt"', r'\1="\2"', text, count=2)
         return re.sub(r"(<svg [^>]*>)", r'\1<rect width="100%" height="100%" fill="#ffffff"/>', text, count=1)
 
     def _render(self) -> str:
@@ -43,8 +44,9 @@ class ThemedFigure:
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
             out = io.StringIO()
             self.figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+        text = re.sub(r"<metadata>.*?</metadata>", "", out.getvalue(), flags=re.DOTALL)
         # A hundredth of a point is finer than any screen, and makes the file a third smaller.
-        return re.sub(r"(\d+\.\d\d)\d+", r"\1", out.getvalue())
+        return re.sub(r"(\d+\.\d\d)\d+", r"\1", text)
 
 
 def style(axes: Axes, *, ylabel: str, title: str = "") -> None:
