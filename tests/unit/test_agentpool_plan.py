@@ -590,3 +590,16 @@ def test_inputs_say_how_many_more_instances_would_find_devices() -> None:
     prefill = build_inputs(complete(), START).pools[0]
     assert prefill.placeable == 4, "one node with four free devices, one each"
     assert build_inputs(replace(complete(), nodes=()), START).pools[0].placeable is None
+
+
+def test_emulated_nodes_that_run_faster_are_modelled_as_fast_as_they_are_measured() -> None:
+    real = complete(slo={"itl": {"target": "20ms"}})
+    fast = replace(real.classes["fast"], time_scale=10.0)
+    # Ten times as fast: ten times the speed, and a goal of 2 ms is met by the batches that meet 20 ms on real nodes.
+    sooner = replace(complete(slo={"itl": {"target": "2ms"}}), classes={**real.classes, "fast": fast})
+    for before, after_ in zip(build_inputs(real, START).pools, build_inputs(sooner, START).pools, strict=True):
+        assert before.prefill_speed is not None
+        assert after_.prefill_speed == pytest.approx(10.0 * before.prefill_speed)
+        assert before.slots is not None
+        assert 1 < before.slots == after_.slots
+        assert (after_.kv_tokens, after_.host_tokens) == (before.kv_tokens, before.host_tokens)

@@ -31,6 +31,16 @@ def test_a_preset_alone_makes_a_whole_class(name: str) -> None:
     assert class_.device_overrides == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "scale"),
+    [("12", 12.0), ("0.5", 0.5), ("", 1.0), ("fast", 1.0), ("0", 1.0), ("-3", 1.0), ("inf", 1.0), ("nan", 1.0)],
+)
+def test_emulated_nodes_may_say_how_fast_their_time_runs(text: str, scale: float) -> None:
+    spec = NodeClass.model_validate({"metadata": {"name": "c"}, "spec": {"family": "GPU", "preset": "h100"}}).spec
+    assert resolve("c", spec, {"retinue.dev/time-scale": text}).time_scale == scale
+    assert resolve("c", spec).time_scale == 1.0
+
+
 def test_explicit_fields_win_over_the_preset() -> None:
     class_ = resolved(
         family="GPU",
