@@ -102,9 +102,7 @@ def _selector(snapshot: PoolSnapshot) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(pairs.items()))
 
 
-def _placed(
-    snapshot: PoolSnapshot, admission: Admission, unplaced: list[NoFit], instances: list[Instance]
-) -> Finding:
+def _placed(snapshot: PoolSnapshot, admission: Admission, unplaced: list[NoFit], instances: list[Instance]) -> Finding:
     if not admission.shapes:
         return Finding(ConditionType.PLACED, None, Reason.INVALID_SPEC, "the spec is not valid, so nothing is placed")
     if unplaced:
