@@ -19,8 +19,9 @@ from retinue_emulator.replay.runner import Replay, ReplayOptions, ReplayResult
 from . import scenario
 from .live import live_view
 from .outcome import Outcome, checks
+from .parts import GATEWAY
 from .report import RunRecord, write_report
-from .stack import GATEWAY, Stack
+from .stack import Stack
 from .stages import Stages
 from .summary import keep_text, kubeconfig_line, print_summary
 from .timeline import Sample, size_changes

@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,26 +23,23 @@ from retinue_emulator.loopback.process import ChildProcess
 from retinue_emulator.loopback.progress import Reporter
 
 from .checkout import Checkout, find_checkout
+from .parts import (
+    ACCOUNTS,
+    GATEWAY,
+    HEALTH_PATHS,
+    NODE_PLUGIN,
+    OPERATOR,
+    SYSTEM_NAMESPACE,
+    ChildDied,
+    Wiring,
+    base_url,
+    command,
+)
 from .stages import Stage, Stages
 
-SYSTEM_NAMESPACE = "retinue-system"
-NODE_PLUGIN = "node-plugin"
-OPERATOR = "operator"
-GATEWAY = "gateway"
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 8.0
 _WATCH_SECONDS = 0.3
-_TAIL_LINES = 12
-
-
-class ChildDied(LoopbackError):
-    """A process of the stack has ended by itself; the message ends with the last lines of its log."""
-
-    def __init__(self, child: ChildProcess) -> None:
-        code = child.exit_code() or 0
-        how = f"signal {-code}" if code < 0 else f"status {code}"
-        tail = "\n".join(f"    {line[:400]}" for line in child.log_tail(_TAIL_LINES).splitlines())
-        super().__init__(f"{child.name} ended with {how}", f"its log is {child.log}, its last lines:\n{tail}")
 
 
 class Stack:
@@ -130,7 +126,7 @@ class Stack:
 
     def url(self, name: str) -> str:
         """Base URL of the operator's, gateway's or node plugin's HTTP port."""
-        return f"http://{HOST}:{self._ports[name]}"
+        return base_url(self._ports[name])
 
     def child(self, name: str) -> ChildProcess:
         """The process of the operator, the gateway or the node plugin."""
@@ -197,9 +193,8 @@ class Stack:
         self._children[name] = ChildProcess.spawn(
             name, self._command(name), log=self.logs / f"{name}.log", cwd=self.state, env=self._environment()
         )
-        health = "/healthz" if name == NODE_PLUGIN else "/readyz"
         try:
-            await wait_healthy(self._children[name], f"{self.url(name)}{health}", timeout=_READY_SECONDS)
+            await wait_healthy(self._children[name], f"{self.url(name)}{HEALTH_PATHS[name]}", timeout=_READY_SECONDS)
         except LoopbackError as error:
             if self._children[name].exit_code() is not None:
                 raise ChildDied(self._children[name]) from error
@@ -268,8 +263,8 @@ class Stack:
         kinds = len(list(checkout.crds.glob("*.yaml")))
         accounts = []
         for name in (NODE_PLUGIN, OPERATOR, GATEWAY):
-            await asyncio.to_thread(self.cluster.service_account_kubeconfig, SYSTEM_NAMESPACE, _account(name))
-            accounts.append(_account(name))
+            await asyncio.to_thread(self.cluster.service_account_kubeconfig, SYSTEM_NAMESPACE, ACCOUNTS[name])
+            accounts.append(ACCOUNTS[name])
         return f"{kinds} kinds; service accounts {', '.join(accounts)}"
 
     async def _start_prometheus(self) -> None:
@@ -298,21 +293,15 @@ class Stack:
         return f"{len(nodes)} nodes, {found or 'no devices'}; speed {self.speed:g}"
 
     def _command(self, name: str) -> list[str]:
-        kubeconfig = str(self.cluster.layout.kubeconfigs / f"{SYSTEM_NAMESPACE}.{_account(name)}.kubeconfig")
-        port = str(self._ports[name])
-        if name == OPERATOR:
-            command = ["retinue_operator", "run", "--http-host", HOST, "--http-port", port, "--log-format", "text"]
-            command += ["--gateway-url", self.url(GATEWAY), "--history-file", str(self.history_file)]
-            if self._prometheus is not None:
-                command += ["--prometheus-url", self._prometheus.url]
-        elif name == GATEWAY:
-            command = ["retinue_gateway", "run", "--host", HOST, "--port", port, "--log-format", "text"]
-            command += ["--latency-scale", f"{self.speed:g}", "--shutdown-grace", "1"]
-        else:
-            command = ["retinue_emulator", "node-plugin", "--inventory", self._inventory]
-            # The nodes go with the control plane; taking them away one by one would only make the stop slow.
-            command += ["--speed", f"{self.speed:g}", "--metrics-port", port, "--keep"]
-        return [sys.executable, "-m", *command, "--kubeconfig", kubeconfig, *self._arguments[name]]
+        wiring = Wiring(
+            speed=self.speed,
+            inventory=self._inventory,
+            kubeconfig=self.cluster.layout.kubeconfigs / f"{SYSTEM_NAMESPACE}.{ACCOUNTS[name]}.kubeconfig",
+            ports=self._ports,
+            prometheus_url=None if self._prometheus is None else self._prometheus.url,
+            history_file=self.history_file,
+        )
+        return [*command(name, wiring), *self._arguments[name]]
 
     def _environment(self) -> dict[str, str]:
         """This process' environment without settings meant for another operator or gateway."""
@@ -331,7 +320,3 @@ class Stack:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
-
-
-def _account(name: str) -> str:
-    return {NODE_PLUGIN: "retinue-emulator", OPERATOR: "retinue-operator", GATEWAY: "retinue-gateway"}[name]
