@@ -507,6 +507,17 @@ class TestLimits:
         assert decision.cost_per_hour == 20.0
         assert decision.reason is Reason.SCALING_DOWN
 
+    def test_a_budget_below_the_minimums_is_reported_even_without_load(self) -> None:
+        decision = decide(world(1, 1, max_cost_per_hour=7.0), State(), NOW)
+        assert (desired(decision, PoolKind.PREFILL), desired(decision, PoolKind.DECODE)) == (1, 1)
+        limited = decision.finding(ConditionType.SCALING_LIMITED)
+        assert limited is not None
+        assert (limited.status, limited.reason) == (True, Reason.BUDGET_EXHAUSTED)
+        assert limited.message == (
+            "replicas.min of all pools and tiers alone costs 8 per hour, budget.maxCostPerHour is 7: "
+            "raise the budget or lower the minimums"
+        )
+
     def test_what_has_no_known_cost_does_not_grow_under_a_budget(self) -> None:
         base = world(1, prefill_signals=BUSY, prefill_changes={"cost_per_hour": None}, max_cost_per_hour=100.0)
         decision = decide(base, State(), NOW)

@@ -59,7 +59,7 @@ def decide(inputs: Inputs, state: State, now: float) -> Decision:
         message=message,
         targets=targets,
         inputs=readings.used(),
-        findings=(_scaling_limited(targets), fresh),
+        findings=(_scaling_limited(targets, inputs), fresh),
         cost_per_hour=None
         if any(step.subject.cost_per_hour is None for step in steps)
         else cost(steps, {target.key: target.desired for target in targets}),
@@ -160,7 +160,14 @@ def _sentence(target: Target) -> str:
     return f"{target.key} {target.current} -> {target.desired} ({target.reason.value}: {target.message})"
 
 
-def _scaling_limited(targets: tuple[Target, ...]) -> Finding:
+def _scaling_limited(targets: tuple[Target, ...], inputs: Inputs) -> Finding:
+    least = sum(subject.min * (subject.cost_per_hour or 0.0) for subject in inputs.subjects)
+    if inputs.max_cost_per_hour is not None and least > inputs.max_cost_per_hour:
+        text = (
+            f"replicas.min of all pools and tiers alone costs {least:g} per hour, budget.maxCostPerHour is "
+            f"{inputs.max_cost_per_hour:g}: raise the budget or lower the minimums"
+        )
+        return Finding(ConditionType.SCALING_LIMITED, True, Reason.BUDGET_EXHAUSTED, text)
     for wanted in _LIMITS:
         for target in targets:
             for clamp in target.clamps:
