@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from retinue.autoscaling import history
@@ -11,6 +12,7 @@ from retinue.autoscaling.decide import decide
 from retinue.autoscaling.decision import State
 from retinue.autoscaling.inputs import Inputs, PoolInputs, PoolKind, RoleInputs
 from retinue_operator.cli import app
+from retinue_operator.controllers.agentpool import keep_record
 
 NOW = 1_800_000_000.0
 
@@ -56,3 +58,12 @@ def test_a_line_that_is_no_record_is_named(file: Path) -> None:
     result = CliRunner().invoke(app, ["decisions", str(file)])
     assert result.exit_code == 2
     assert f"{file}:3:" in result.output
+
+
+async def test_records_are_appended_and_a_file_that_cannot_be_written_is_only_logged(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        for line in ("one", "two"):
+            await keep_record(tmp_path / "decisions.jsonl", line)
+        await keep_record(tmp_path / "missing" / "decisions.jsonl", "three")
+    assert (tmp_path / "decisions.jsonl").read_text() == "one\ntwo\n"
+    assert [(entry["log_level"], Path(entry["file"]).parent.name) for entry in logs] == [("warning", "missing")]

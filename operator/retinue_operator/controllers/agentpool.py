@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import structlog
 from prometheus_client import Counter, Gauge
 
 from retinue.agentpool.inputs import build_inputs
@@ -27,6 +28,7 @@ from retinue_operator.controllers.observe import fleet, parse, parse_all, tiers
 from retinue_operator.metrics import Metrics
 from retinue_operator.prometheus.poller import Poll
 
+_LOG = structlog.stdlib.get_logger(__name__)
 DEFAULT_GATEWAY = "http://retinue-gateway.retinue-system.svc:8080"
 
 
@@ -132,10 +134,18 @@ class AgentPoolController:
         self._metrics.observe(key, decision)
         if world.settings.history_file is not None:
             record = history.write(history.Record(now, inputs, state, decision))
-            await asyncio.to_thread(_append, world.settings.history_file, record)
+            await keep_record(world.settings.history_file, record)
         evaluation = Evaluation(now, decision, decision.state, snapshot.measured or Measurements())
         self._evaluations[key] = evaluation
         return evaluation
+
+
+async def keep_record(path: Path, line: str) -> None:
+    """Appends a line to the history; a full disk must not stop the autoscaler, so a failure is only logged."""
+    try:
+        await asyncio.to_thread(_append, path, line)
+    except OSError as error:
+        _LOG.warning("the decision is missing in the history file", file=str(path), error=str(error))
 
 
 def _append(path: Path, line: str) -> None:
