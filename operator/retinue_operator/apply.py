@@ -116,7 +116,8 @@ class Applier:
     async def _apply(self, wish: Apply) -> str | None:
         kind, namespace, name = identity(wish.manifest)
         live = self._cache.get(kind, namespace, name)
-        partial = wish.manager == Manager.AUTOSCALER
+        # All but the operator's own are parts of an object that somebody made before.
+        partial = wish.manager != Manager.OPERATOR
         if live is None and partial:
             return "missing"
         if live is not None and live["metadata"].get("deletionTimestamp"):

@@ -19,7 +19,7 @@ from retinue.kvcachetier.build import build_server
 from retinue.kvcachetier.build import build_service as build_tier_service
 from retinue.placement.pack import Placement
 from retinue.plan import Manifest
-from retinue.pool.build import build_drain_marks, build_pod, build_service
+from retinue.pool.build import build_marks, build_pod, build_service
 from retinue.pool.shape import InstanceShape, instance_shape
 from retinue.pool.snapshot import PoolSnapshot, pod_view
 from retinue_emulator.engine.config import EngineRole, TierAddress, parse_engine, parse_tier
@@ -162,6 +162,7 @@ def _decode_pool() -> Manifest:
     return build_decode_pool(AGENT_POOL, role, role.decode)
 
 
+MARKED = pod_view(pod("prefill", 0, PLACED))
 BUILT: dict[str, Callable[[], Manifest]] = {
     "pod-prefill-gated": lambda: pod("prefill", 0, None, **TIERED),
     "pod-prefill-placed": lambda: pod("prefill", 0, PLACED, **TIERED),
@@ -170,8 +171,8 @@ BUILT: dict[str, Callable[[], Manifest]] = {
     "pod-decode-placed": lambda: pod("decode", 0, PLACED),
     "pod-decode-two-pods-gated": lambda: pod("decode", 0, None, **TWO_PODS),
     "pod-aggregated-anywhere": lambda: pod("decode", 0, Placement("fast", None, None), **AGGREGATED),
-    "pod-drain-marks": lambda: build_drain_marks(snapshot()[0], "coder-primary-prefill-0-0", "2026-01-01T00:00:00Z"),
-    "pod-drain-taken-back": lambda: build_drain_marks(snapshot()[0], "coder-primary-prefill-0-0", None),
+    "pod-drain-marks": lambda: build_marks(snapshot()[0], MARKED, "2026-01-01T00:00:00Z"),
+    "pod-drain-taken-back": lambda: build_marks(snapshot()[0], MARKED, None),
     "service-prefill": lambda: build_service(snapshot()[0]),
     "service-decode": lambda: build_service(snapshot("decode")[0]),
     "service-tier": lambda: build_tier_service(TIERS["cold"]),

@@ -1,12 +1,13 @@
 """A pool in a fake world: instances come, go, fail and move as whole units, and a quiet world stays quiet."""
 
+import copy
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retinue.api import KVCacheTier
+from retinue.api import KVCacheTier, labels
 from retinue.plan import Manager
 from retinue.pool.snapshot import PoolMetrics
 
@@ -60,7 +61,7 @@ def test_a_quiet_world_causes_no_writes_and_plans_only_what_exists() -> None:
         assert not planned.delete
         assert not planned.events
         assert planned.requeue_after is None
-        assert [entry.manifest for entry in planned.apply] == [
+        assert [entry.manifest for entry in planned.apply if entry.manager == Manager.OPERATOR] == [
             {k: v for k, v in service.items() if k != "status"}
             | {"metadata": {k: v for k, v in service["metadata"].items() if k not in ("uid", "creationTimestamp")}}
             for service in fake.services.values()
@@ -227,9 +228,10 @@ def test_a_change_that_needs_no_new_engine_moves_nothing() -> None:
     fake = pools(replicas=1)
     fake.run()
     fake.change(drain={"timeout": "5m"}, rollout={"maxSurge": 2}, topology={"spread": "rack"})
+    before = copy.deepcopy(fake.pods)
     planned = fake.reconcile()
     assert not planned.delete
-    assert not [entry for entry in planned.apply if entry.manifest["kind"] == "Pod"]
+    assert fake.pods == before
 
 
 def test_a_change_while_pods_wait_for_placement_makes_them_anew_before_they_are_released() -> None:
@@ -600,6 +602,21 @@ def test_every_write_of_the_drain_goes_by_its_own_field_manager() -> None:
     marks = [entry for entry in planned.apply if entry.manifest["kind"] == "Pod"]
     assert [entry.manager for entry in marks] == [Manager.INSTANCE]
     assert set(marks[0].manifest) == {"apiVersion", "kind", "metadata"}
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [(labels.ROUTABLE, "false"), (labels.INSTANCE, "another"), (labels.POOL, "another"), (labels.RANK, "7")],
+)
+def test_labels_that_somebody_changed_on_a_running_pod_are_put_right(label: str, value: str) -> None:
+    fake = pools(replicas=1)
+    fake.run()
+    (name, pod) = next(iter(fake.pods.items()))
+    before = dict(pod["metadata"]["labels"])
+    pod["metadata"]["labels"][label] = value
+    fake.reconcile()
+    assert {key: fake.pods[name]["metadata"]["labels"][key] for key in before} == before
+    assert [record.name for record in fake.pool.status.instances] == [before[labels.INSTANCE]]
 
 
 # --- anything at all, in any order

@@ -14,7 +14,7 @@ from retinue.plan import Manifest
 from retinue.podtemplate import with_template
 from retinue.pool.instances import pod_name
 from retinue.pool.shape import InstanceShape
-from retinue.pool.snapshot import PoolSnapshot
+from retinue.pool.snapshot import PodView, PoolSnapshot
 
 SERVICE_DOMAIN = "svc"
 
@@ -126,15 +126,25 @@ def build_pod(
     return merged
 
 
-def build_drain_marks(snapshot: PoolSnapshot, pod: str, started: str | None) -> Manifest:
-    """What a drain writes on a pod: not routable since `started`; None takes it back."""
+def build_marks(snapshot: PoolSnapshot, pod: PodView, drain_started: str | None) -> Manifest:
+    """What must be true of a live pod's labels: whose it is, and whether it is routable.
+
+    It is not routable since `drain_started`; None means that it does not drain. The labels that name the pod's place
+    are written with it, so that what somebody else changed in them is put right: routers select on them.
+    """
     metadata: Manifest = {
-        "name": pod,
+        "name": pod.name,
         "namespace": snapshot.pool.metadata.namespace,
-        "labels": {labels.ROUTABLE: "true" if started is None else "false"},
+        "labels": {
+            **_inherited(snapshot),
+            **selector_labels(snapshot),
+            labels.INSTANCE: pod.instance,
+            labels.RANK: str(pod.rank),
+            labels.ROUTABLE: "true" if drain_started is None else "false",
+        },
     }
-    if started is not None:
-        metadata["annotations"] = {labels.DRAIN_STARTED: started}
+    if drain_started is not None:
+        metadata["annotations"] = {labels.DRAIN_STARTED: drain_started}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
 
 

@@ -1,4 +1,4 @@
-"""Ends drains: marks what an interrupted reconcile left unmarked, and deletes an instance once nothing is in flight."""
+"""Ends drains: keeps their pods marked, and deletes an instance once nothing is in flight."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from retinue.api.pool import InstancePhase
 from retinue.api.units import seconds
 from retinue.conditions import Reason, timestamp
 from retinue.plan import Apply, Manager
-from retinue.pool.build import build_drain_marks
+from retinue.pool.build import build_marks
 from retinue.pool.draft import Draft
 from retinue.pool.instances import Instance
 from retinue.pool.snapshot import PoolSnapshot
@@ -30,7 +30,7 @@ def finish_drains(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: 
             left = "unknown" if in_flight is None else str(in_flight)
             draft.say(Reason.DRAIN_TIMED_OUT, f"{instance.name} still had {left} requests after {timeout:.0f}s", True)
         elif elapsed < DRAIN_SETTLE_SECONDS or (in_flight != 0 and instance.ready_pods > 0):
-            _mark_the_rest(snapshot, instance, instance.drain_started, draft)
+            _mark_all(snapshot, instance, instance.drain_started, draft)
             draft.again(DRAIN_POLL_SECONDS)
             continue
         else:
@@ -39,8 +39,7 @@ def finish_drains(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: 
         draft.removed.add(instance.name)
 
 
-def _mark_the_rest(snapshot: PoolSnapshot, instance: Instance, started: float, draft: Draft) -> None:
+def _mark_all(snapshot: PoolSnapshot, instance: Instance, started: float, draft: Draft) -> None:
     for pod in instance.pods:
-        if pod.drain_started is None or pod.routable:
-            marks = build_drain_marks(snapshot, pod.name, timestamp(started))
-            draft.apply.append(Apply(marks, Manager.INSTANCE))
+        if not pod.deleting:
+            draft.apply.append(Apply(build_marks(snapshot, pod, timestamp(started)), Manager.INSTANCE))

@@ -6,7 +6,7 @@ from retinue.api.pool import InstancePhase
 from retinue.conditions import Reason, timestamp
 from retinue.plan import Apply, Manager, Plan
 from retinue.pool.admission import Admission, admit
-from retinue.pool.build import build_drain_marks, build_pod, build_service
+from retinue.pool.build import build_marks, build_pod, build_service
 from retinue.pool.draft import Draft
 from retinue.pool.drain import DRAIN_POLL_SECONDS, finish_drains
 from retinue.pool.instances import UNSCHEDULABLE_SECONDS, Instance, free_indexes, group, instance_name
@@ -32,6 +32,7 @@ def plan(snapshot: PoolSnapshot, now: float) -> Plan:
         _complete_interrupted(snapshot, admission, instances, revision, draft, now)
         release_gated(snapshot, admission, instances, revision, draft)
     finish_drains(snapshot, instances, draft, now)
+    _keep_marks(snapshot, instances, draft)
     _look_again_when_due(instances, draft, now)
     status, events = pool_status(
         snapshot, admission, instances, revision, draft.restarted, draft.removed, draft.drained, draft.unplaced, now
@@ -80,13 +81,13 @@ def _move_towards_replicas(
     )
     for name in step.reclaim:
         for pod in by_name[name].pods:
-            draft.apply.append(Apply(build_drain_marks(snapshot, pod.name, None), Manager.INSTANCE))
+            draft.apply.append(Apply(build_marks(snapshot, pod, None), Manager.INSTANCE))
         draft.reclaimed.add(name)
         draft.say(Reason.SCALING_UP, f"taking {name} back: its cache is warm and it had not finished draining")
     for name in step.drain:
         started = timestamp(now)
         for pod in by_name[name].pods:
-            draft.apply.append(Apply(build_drain_marks(snapshot, pod.name, started), Manager.INSTANCE))
+            draft.apply.append(Apply(build_marks(snapshot, pod, started), Manager.INSTANCE))
         draft.drained.add(name)
         draft.again(DRAIN_POLL_SECONDS)
         draft.say(Reason.DRAINING, f"draining {name} ({_worth(snapshot, name)}): no new requests are routed to it")
@@ -99,6 +100,18 @@ def _move_towards_replicas(
             name = instance_name(meta.name, snapshot.kind, index)
             _create(snapshot, admission, name, revision, draft)
             draft.say(Reason.INSTANCE_CREATED, f"created {name} with revision {revision}")
+
+
+def _keep_marks(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: Draft) -> None:
+    """Labels of pods that stay are as they must be, whoever changed them; those of draining ones the drain keeps."""
+    for instance in instances:
+        if instance.drain_started is not None or instance.failure or instance.going:
+            continue
+        if instance.name in draft.drained or instance.name in draft.removed:
+            continue
+        for pod in instance.pods:
+            if not pod.deleting:
+                draft.apply.append(Apply(build_marks(snapshot, pod, None), Manager.INSTANCE))
 
 
 def _look_again_when_due(instances: Iterable[Instance], draft: Draft, now: float) -> None:

@@ -1,5 +1,6 @@
 """Everything that planning one pool reads, as plain values."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,6 +13,7 @@ from retinue.nodeclass.resolve import ResolvedClass
 from retinue.plan import Manifest
 
 Pool = PrefillPool | DecodePool
+_POD_NAME = re.compile(rf"(?P<instance>.+-({labels.POOL_KIND_PREFILL}|{labels.POOL_KIND_DECODE})-\d+)-(?P<rank>\d+)")
 
 
 class PoolKind(StrEnum):
@@ -84,18 +86,19 @@ class PoolSnapshot:
 
 
 def pod_view(manifest: Manifest) -> PodView:
-    """A PodView from the wire. A pod without our labels reads as a member of instance ''."""
+    """A PodView from the wire; instance and rank by its name, because its labels may have been changed by others."""
     meta, spec, status = manifest["metadata"], manifest.get("spec", {}), manifest.get("status", {})
     tags, notes = meta.get("labels", {}), meta.get("annotations", {})
     conditions = {c["type"]: c for c in status.get("conditions", [])}
     scheduled = conditions.get("PodScheduled", {})
     waiting = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
     since = scheduled.get("lastTransitionTime")
+    named = _POD_NAME.fullmatch(meta["name"])
     return PodView(
         name=meta["name"],
         uid=meta.get("uid", ""),
-        instance=tags.get(labels.INSTANCE, ""),
-        rank=int(tags[labels.RANK]) if tags.get(labels.RANK, "").isdigit() else 0,
+        instance=named["instance"] if named else tags.get(labels.INSTANCE, ""),
+        rank=int(named["rank"]) if named else 0,
         revision=tags.get(labels.REVISION, ""),
         node_class=tags.get(labels.NODE_CLASS, ""),
         domain=notes.get(labels.DOMAIN),

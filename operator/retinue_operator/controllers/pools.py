@@ -1,6 +1,6 @@
 """Reconciles PrefillPools and DecodePools: observes pods, nodes, tiers and metrics, asks the core for the next step."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from retinue.api import DecodePool, PrefillPool, labels
@@ -10,6 +10,7 @@ from retinue.autoscaling.inputs import PoolKind as MeasuredKind
 from retinue.plan import Key, Manifest, Plan, earliest
 from retinue.pool.plan import plan
 from retinue.pool.snapshot import Pool, PoolKind, PoolMetrics, PoolSnapshot, pod_view
+from retinue_operator.cache import Cache
 from retinue_operator.controller import EVERY, World
 from retinue_operator.controllers.inflight import in_flight
 from retinue_operator.controllers.measure import Measurer, metrics_interval, scope_of_pool
@@ -45,7 +46,7 @@ class PoolController:
         if pool is None or pool.metadata.deletion_timestamp is not None:
             return None
         mine = {labels.POOL: key.name, labels.POOL_KIND: self._pool_kind.value}
-        draining = await in_flight(world.http, cache.select("Pod", key.namespace, mine))
+        draining = await in_flight(world.http, _pods(cache, pool, mine))
         metrics, again = await self._metrics(pool, world)
         # Two pools must not be promised the same devices: the lock is held until this plan is carried out.
         async with world.exclusive("placement"):
@@ -56,7 +57,7 @@ class PoolController:
             snapshot = PoolSnapshot(
                 kind=self._pool_kind,
                 pool=pool,
-                pods=tuple(pod_view(pod) for pod in cache.select("Pod", key.namespace, mine)),
+                pods=tuple(pod_view(pod) for pod in _pods(cache, pool, mine)),
                 classes=seen.classes,
                 class_errors=seen.errors,
                 nodes=seen.nodes,
@@ -88,6 +89,14 @@ class PoolController:
             ),
             interval,
         )
+
+
+def _pods(cache: Cache, pool: Pool, mine: Mapping[str, str]) -> list[Manifest]:
+    """The pods that carry the pool's labels or are owned by it: labels may have been changed by others."""
+    meta = pool.metadata
+    found = [*cache.select("Pod", meta.namespace, mine), *cache.owned_by(meta.uid, "Pod")]
+    by_name = {pod["metadata"]["name"]: pod for pod in found}
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def _does_prefill(pool: Pool) -> bool:
