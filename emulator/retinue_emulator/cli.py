@@ -15,6 +15,7 @@ def build_app() -> typer.Typer:
     """The command tree."""
     # Imported here, so that an engine in a container starts without them.
     from retinue_emulator.demo.cli import demo
+    from retinue_emulator.kubeletplugin.cli import kubelet_plugin
     from retinue_emulator.loopback.cli import app as loopback
     from retinue_emulator.nodeplugin.cli import inventory, node_plugin
     from retinue_emulator.replay.cli import app as replay
@@ -27,6 +28,7 @@ def build_app() -> typer.Typer:
     )
     app.command(name="demo")(demo)
     app.command(name="node-plugin")(node_plugin)
+    app.command(name="kubelet-plugin")(kubelet_plugin)
     app.command(name="inventory")(inventory)
     app.command(name="engine", context_settings=_PASS_ON, add_help_option=False)(engine)
     app.command(name="tier", context_settings=_PASS_ON, add_help_option=False)(tier)

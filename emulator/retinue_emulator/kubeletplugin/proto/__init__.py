@@ -1,0 +1,1 @@
+"""The kubelet's wire messages: .proto files, and the code that `kubeletplugin.generate` makes of them."""
