@@ -59,6 +59,7 @@ class ObjectCollector(Collector):
         cost = _family("cost_per_hour", "status.costPerHour of an AgentPool.", *names)
         budget = _family("budget_max_cost_per_hour", "spec.budget.maxCostPerHour of an AgentPool.", *names)
         goal = _family("slo_target_seconds", "Latency goal at its quantile.", *names, "slo", "quantile")
+        latency = _family("slo_latency_seconds", "Latency now, at the quantile of the goal.", *names, "slo")
         attainment = _family("slo_attainment_ratio", "Share of the time in which the goals are to be met.", *names)
         for manifest in self._cache.select("AgentPool"):
             labels, spec, status = list(_name(manifest)), manifest["spec"], _status(manifest)
@@ -72,7 +73,9 @@ class ObjectCollector(Collector):
                 wanted = slo.get(name) or {}
                 if "target" in wanted:
                     goal.add_metric([*labels, name, str(wanted.get("quantile", ""))], seconds(wanted["target"]))
-        return target, hit_rate, cost, budget, goal, attainment
+                if status.get(f"{name}P95"):
+                    latency.add_metric([*labels, name], seconds(status[f"{name}P95"]))
+        return target, hit_rate, cost, budget, goal, latency, attainment
 
     def _pools(self) -> GaugeMetricFamily:
         text = "Instances of a pool by state; state=desired is spec.replicas."

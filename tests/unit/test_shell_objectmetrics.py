@@ -66,7 +66,7 @@ def test_an_agent_pool_tells_its_goals_in_seconds_and_ratios() -> None:
             "slo": {"ttft": {"quantile": "0.9", "target": "2s"}, "itl": {"target": "25ms"}, "attainment": "0.99"},
             "budget": {"maxCostPerHour": "900"},
         },
-        status={"hitRate": "0.951", "costPerHour": "512"},
+        status={"hitRate": "0.951", "costPerHour": "512", "ttftP95": "1.2s"},
     )
     metrics, labels = registry(cache), {"namespace": "agents", "agent_pool": "coder"}
     read = {
@@ -83,6 +83,9 @@ def test_an_agent_pool_tells_its_goals_in_seconds_and_ratios() -> None:
     goal = "retinue_operator_slo_target_seconds"
     assert metrics.get_sample_value(goal, {**labels, "slo": "ttft", "quantile": "0.9"}) == 2.0
     assert metrics.get_sample_value(goal, {**labels, "slo": "itl", "quantile": ""}) == 0.025
+    latency = "retinue_operator_slo_latency_seconds"
+    assert metrics.get_sample_value(latency, {**labels, "slo": "ttft"}) == 1.2
+    assert metrics.get_sample_value(latency, {**labels, "slo": "itl"}) is None
 
 
 def test_pools_tiers_and_node_classes_tell_their_sizes() -> None:
