@@ -61,6 +61,7 @@ class Reason(_Explained):
         "The API has this field or value, this version does not act on it: the message says what to set instead.",
     )
     UNKNOWN_PRESET = "UnknownPreset", "spec.preset is not in the catalogue; the message names the nearest."
+    UNKNOWN_MODEL = "UnknownModel", "spec.model.name is not in the catalogue; the message names the nearest."
     # node classes
     NODES_FOUND = "NodesFound", "The class has usable nodes."
     NO_NODES = "NoNodes", "No node carries the class's labels."

@@ -55,11 +55,15 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """A Kubernetes Event on the reconciled object."""
+    """A Kubernetes Event on the reconciled object.
+
+    `writes` names the objects whose writes it tells of: it is kept back if one of these fails.
+    """
 
     type: EventType
     reason: str
     message: str
+    writes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,9 @@ def from_answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str]
     if status == 403 and "error looking up service account" in message:
         # Admission of pods; the controller manager makes the account moments after the namespace.
         return Waiting(message, status)
+    if "typed patch object" in message:
+        # Server-side apply says 500 to a field of the wrong type; no repetition will change that.
+        return InvalidObject(message, status)
     if status >= 500:
         return ApiDown(message, status)
     return _BY_STATUS.get(status, KubeError)(message, status)

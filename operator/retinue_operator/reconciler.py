@@ -23,6 +23,7 @@ from retinue_operator.status import StatusWriter, with_errors
 
 _LOG = structlog.stdlib.get_logger(__name__)
 _LOGGED_WRITES = 8
+_REFUSED_RETRY_SECONDS = 30.0
 
 
 class Reconciler:
@@ -61,10 +62,14 @@ class Reconciler:
         if plan.status is not None:
             outcome += await self._statuses.write(key, self._complete(key, plan.status, outcome))
         live = self._live(key)
+        failed = {failure.name for failure in outcome.errors}
         for event in plan.events:
-            self._tell(live, event)
+            if failed.isdisjoint(event.writes):
+                self._tell(live, event)
         for failure in outcome.errors:
-            _LOG.warning("write failed", reason=str(failure.error_class), error=str(failure))
+            # What goes away with its namespace or owner is no trouble to anybody.
+            log = _LOG.debug if BEHAVIOUR[failure.error_class] is Behaviour.DROP else _LOG.warning
+            log("write failed", reason=str(failure.error_class), error=str(failure))
             if live is not None and failure.error_class in NEEDS_ATTENTION:
                 self._recorder.record(live, Event(EventType.WARNING, failure.error_class, str(failure)))
         if outcome.written or outcome.errors:
@@ -117,5 +122,7 @@ def _next(plan: Plan, errors: tuple[WriteError, ...]) -> tuple[str, Next]:
     if Behaviour.BACK_OFF in by_behaviour:
         return str(by_behaviour[Behaviour.BACK_OFF].error_class), Next(failed=True)
     if Behaviour.TERMINAL in by_behaviour:
-        return str(by_behaviour[Behaviour.TERMINAL].error_class), Next(after=plan.requeue_after)
+        # The plan wants to go on at once, but its objects would be refused again: changes wake it up, time hardly does.
+        after = None if plan.requeue_after is None else max(plan.requeue_after, _REFUSED_RETRY_SECONDS)
+        return str(by_behaviour[Behaviour.TERMINAL].error_class), Next(after=after)
     return "Done", Next(after=plan.requeue_after)

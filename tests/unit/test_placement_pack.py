@@ -236,3 +236,17 @@ def test_a_domain_that_was_chosen_is_found_again_and_one_that_is_gone_is_not() -
         assert chosen.domain == name
         assert placement_of(name, request(), FAST, nodes) == chosen
     assert placement_of("gone", request(), FAST, nodes) is None
+
+
+def test_a_level_that_is_too_narrow_for_the_instance_names_the_wider_ones() -> None:
+    nodes = [gpu_node("a", clique="c0", gpus=4), gpu_node("b", clique="c1", gpus=4)]
+    found = place(request(pods=2, gpus=4), FAST, nodes, ())
+    assert isinstance(found, NoFit)
+    assert "no nvlinkDomain has more than 1 nodes: set spec.topology.pack to " in found.message
+
+
+def test_a_domain_without_any_room_says_what_its_nearest_node_lacks() -> None:
+    nodes = [gpu_node("a", clique="c0", gpus=4)]
+    found = place(request(pods=1, gpus=4), FAST, nodes, [held("a", 3)])
+    assert isinstance(found, NoFit)
+    assert found.message.endswith("nvlinkDomain c0 has room for 0 of 1 pods: node a has 1 of 4 nvidia.com/gpu")

@@ -351,7 +351,7 @@ def test_while_it_waits_a_crash_looping_instance_is_reported_with_its_cause() ->
     planned = fake.reconcile()
     status, reason, message = fake.condition("Degraded")
     assert (status, reason) == ("True", "InstanceFailed")
-    assert "coder-prefill-0 was restarted 3 times" in message
+    assert "coder-prefill-0 was restarted 3 times: pod coder-prefill-0-0 failed" in message
     assert planned.requeue_after is not None
     assert planned.requeue_after <= 20
 
@@ -498,6 +498,23 @@ def test_a_model_that_does_not_fit_says_what_to_change() -> None:
     status, reason, message = fake.condition("Valid")
     assert (status, reason) == ("False", "ModelDoesNotFit")
     assert "use more devices per instance" in message
+
+
+def test_an_unknown_model_is_told_once_with_the_nearest_ones() -> None:
+    fake = pools(replicas=1, model={"name": "deepseek-r9"})
+    fake.reconcile()
+    for type_ in ("Valid", "Ready"):
+        status, reason, message = fake.condition(type_)
+        assert (status, reason) == ("False", "UnknownModel")
+        assert message.startswith("spec.model.name: unknown model 'deepseek-r9'; did you mean ")
+
+
+def test_a_pool_that_serves_nothing_is_not_ready_for_the_reason_that_keeps_it_from_serving() -> None:
+    fake = pools(replicas=1)
+    fake.nodes.clear()
+    fake.run()
+    assert fake.condition("Ready")[:2] == ("False", "NoFit")
+    assert fake.condition("Ready") == fake.condition("Placed")
 
 
 def test_the_second_class_is_used_when_the_first_is_full() -> None:

@@ -38,6 +38,11 @@ def test_throttling_keeps_the_time_that_the_server_asks_for() -> None:
     assert retry_after(from_answer(409, {}, {})) is None
 
 
+def test_a_field_of_the_wrong_type_is_invalid_although_the_server_answers_500() -> None:
+    body = {"message": "failed to create typed patch object (a/b; /v1, Kind=Pod): .spec.containers: expected list"}
+    assert classify(from_answer(500, body, {})) == ErrorClass.INVALID_OBJECT
+
+
 def test_a_namespace_that_goes_away_is_gone_and_not_forbidden() -> None:
     body = {"message": "being terminated", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
     assert classify(from_answer(403, body, {})) == ErrorClass.GONE

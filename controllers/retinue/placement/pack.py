@@ -179,14 +179,30 @@ def _explain(
             lines.append(f"no usable node carries a label of level {level.level} ({', '.join(level.keys)})")
         else:
             best = max(domains, key=lambda domain: (_slots(domains[domain], request.requests), domain.name))
-            lines.append(
-                f"nearest miss: {level.level} {best.name} has room for {_slots(domains[best], request.requests)} of "
-                f"{request.pods} pods"
-            )
+            room = _slots(domains[best], request.requests)
+            miss = f"nearest miss: {level.level} {best.name} has room for {room} of {request.pods} pods"
+            lines.append(f"{miss}: {_nearest_node(domains[best], request)}" if room == 0 else miss)
+            lines.extend(_too_narrow(request, class_, level, domains.values()))
     elif free:
-        best_node = max(free, key=lambda member: (_score(member, request.requests), member.node.name))
-        lines.append(f"nearest miss: node {best_node.node.name} {_lacks(best_node, request.requests)}")
+        lines.append(f"nearest miss: {_nearest_node(free, request)}")
     return "; ".join(lines)
+
+
+def _nearest_node(free: Sequence[Free], request: Request) -> str:
+    best = max(free, key=lambda member: (_score(member, request.requests), member.node.name))
+    return f"node {best.node.name} {_lacks(best, request.requests)}"
+
+
+def _too_narrow(
+    request: Request, class_: ResolvedClass, level: TopologyLevel, domains: Iterable[Sequence[Free]]
+) -> list[str]:
+    """What to do when no domain of the level has as many nodes as the instance has pods, whatever is free."""
+    widest = max(len(members) for members in domains)
+    names = [each.level for each in class_.topology]
+    wider = names[names.index(level.level) + 1 :]
+    if request.pods == 1 or widest >= request.pods or not wider:
+        return []
+    return [f"no {level.level} has more than {widest} nodes: set spec.topology.pack to {' or '.join(wider)}"]
 
 
 def _score(member: Free, requests: Mapping[str, int]) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from retinue.api.kvcachetier import Medium
+from retinue.catalog.load import UnknownModel, model
 from retinue.conditions import ConditionType, Finding, Reason, find
 from retinue.engines.launch import unsupported
 from retinue.pool.shape import InstanceShape, Misfit, instance_shape
@@ -29,7 +30,7 @@ class Admission:
 def admit(snapshot: PoolSnapshot) -> Admission:
     """Runs the checks; the first that fails names the reason."""
     cache = _cache(snapshot)
-    invalid = _engine(snapshot) or _unserved_fields(snapshot)
+    invalid = _engine(snapshot) or _model(snapshot) or _unserved_fields(snapshot)
     if invalid is not None:
         return Admission({}, invalid, cache)
     shapes, misfits = _shapes(snapshot)
@@ -42,6 +43,14 @@ def admit(snapshot: PoolSnapshot) -> Admission:
 def _engine(snapshot: PoolSnapshot) -> Finding | None:
     reason = unsupported(snapshot.pool.spec.engine)
     return None if reason is None else Finding(ConditionType.VALID, False, Reason.NOT_SUPPORTED, reason)
+
+
+def _model(snapshot: PoolSnapshot) -> Finding | None:
+    try:
+        model(snapshot.pool.spec.model.name)
+    except UnknownModel as error:
+        return Finding(ConditionType.VALID, False, Reason.UNKNOWN_MODEL, f"spec.model.name: {error}")
+    return None
 
 
 def _unserved_fields(snapshot: PoolSnapshot) -> Finding | None:

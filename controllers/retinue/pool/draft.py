@@ -23,8 +23,9 @@ class Draft:
     drained: set[str] = field(default_factory=set)
     reclaimed: set[str] = field(default_factory=set)
 
-    def say(self, reason: Reason, message: str, warning: bool = False) -> None:
-        self.events.append(Event(EventType.WARNING if warning else EventType.NORMAL, reason.value, message))
+    def say(self, reason: Reason, message: str, warning: bool = False, writes: Iterable[str] = ()) -> None:
+        type_ = EventType.WARNING if warning else EventType.NORMAL
+        self.events.append(Event(type_, reason.value, message, tuple(writes)))
 
     def again(self, delay: float) -> None:
         self.requeue = earliest(self.requeue, max(0.05, delay))

@@ -9,7 +9,7 @@ from retinue.pool.admission import Admission, admit
 from retinue.pool.build import build_marks, build_pod, build_service
 from retinue.pool.draft import Draft
 from retinue.pool.drain import DRAIN_POLL_SECONDS, finish_drains
-from retinue.pool.instances import UNSCHEDULABLE_SECONDS, Instance, free_indexes, group, instance_name
+from retinue.pool.instances import UNSCHEDULABLE_SECONDS, Instance, free_indexes, group, instance_name, pod_name
 from retinue.pool.release import choose_class, release_gated
 from retinue.pool.revision import revision as revision_of
 from retinue.pool.snapshot import PoolSnapshot
@@ -98,8 +98,8 @@ def _move_towards_replicas(
     if step.create and admission.connected:
         for index in free_indexes(instances, step.create):
             name = instance_name(meta.name, snapshot.kind, index)
-            _create(snapshot, admission, name, revision, draft)
-            draft.say(Reason.INSTANCE_CREATED, f"created {name} with revision {revision}")
+            pods = _create(snapshot, admission, name, revision, draft)
+            draft.say(Reason.INSTANCE_CREATED, f"created {name} with revision {revision}", writes=pods)
 
 
 def _keep_marks(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: Draft) -> None:
@@ -149,12 +149,16 @@ def _worth(snapshot: PoolSnapshot, name: str) -> str:
     return "sessions unknown" if known is None else f"{known} open sessions"
 
 
-def _create(snapshot: PoolSnapshot, admission: Admission, name: str, revision: str, draft: Draft) -> None:
-    """Applies the gated pods of an instance on the first class of the list that has room, else on the first."""
+def _create(snapshot: PoolSnapshot, admission: Admission, name: str, revision: str, draft: Draft) -> list[str]:
+    """Applies the gated pods of an instance on the first class of the list that has room, else on the first.
+
+    Returns the names of the pods.
+    """
     shape = choose_class(snapshot, admission)
     for rank in range(shape.pods):
         draft.apply.append(Apply(build_pod(snapshot, shape, name, rank, revision, None)))
     draft.again(1.0)
+    return [pod_name(name, rank) for rank in range(shape.pods)]
 
 
 def _complete_interrupted(

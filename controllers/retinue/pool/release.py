@@ -66,7 +66,8 @@ def release_gated(
                 name = pod_name(instance.name, pod.rank)
                 promised.append(Hold(name, None, shape.node_class.name, found.domain, shape.requests))
         where = f"{found.domain_label}={found.domain}" if found.domain else "any of its nodes"
-        draft.say(Reason.INSTANCE_PLACED, f"placed {instance.name} on class {found.node_class}, {where}")
+        text = f"placed {instance.name} on class {found.node_class}, {where}"
+        draft.say(Reason.INSTANCE_PLACED, text, writes=[pod.name for pod in instance.pods])
 
 
 def _built_otherwise(snapshot: PoolSnapshot, shape: InstanceShape, instance: Instance) -> bool:

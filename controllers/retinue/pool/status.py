@@ -44,7 +44,7 @@ def pool_status(
         _degraded(records, restarted),
         *_metrics(snapshot),
     ]
-    findings.append(_ready(snapshot, admission, ready))
+    findings.append(_ready(snapshot, admission, ready, findings))
     status = PoolStatus(
         observed_generation=pool.metadata.generation,
         replicas=len(live),
@@ -72,6 +72,8 @@ def _record(
     message = None
     if instance.name in restarted:
         phase, restarts, last, message = InstancePhase.PENDING, restarts + 1, now, restarted[instance.name]
+    elif restarts > 0 and phase != InstancePhase.READY and instance.remembered is not None:
+        message = instance.remembered.message  # Its pods are gone: nobody else can say why.
     elif forgiven(restarts, last, phase == InstancePhase.READY, now):
         restarts, last = 0, 0.0
     if instance.name in drained:
@@ -154,14 +156,23 @@ def _metrics(snapshot: PoolSnapshot) -> tuple[Finding, ...]:
     return (Finding(ConditionType.METRICS_FRESH, True, Reason.METRICS_CURRENT, "Prometheus answers"),)
 
 
-def _ready(snapshot: PoolSnapshot, admission: Admission, ready: list[InstanceStatus]) -> Finding:
-    """Ready means that the pool serves; `Scaled` says whether it has all the instances that it wants."""
+def _ready(
+    snapshot: PoolSnapshot, admission: Admission, ready: list[InstanceStatus], others: Iterable[Finding]
+) -> Finding:
+    """Ready means that the pool serves; `Scaled` says whether it has all the instances that it wants.
+
+    A pool that does not serve gives the reason of the condition that keeps it from serving.
+    """
     wanted = snapshot.pool.spec.replicas
     if not admission.valid.status:
         return Finding(ConditionType.READY, False, admission.valid.reason, admission.valid.message)
     if not ready and wanted > 0:
         if not admission.connected:
             return Finding(ConditionType.READY, False, admission.cache.reason, admission.cache.message)
+        for bad in ((ConditionType.PLACED, False), (ConditionType.DEGRADED, True)):
+            for finding in others:
+                if (finding.type, finding.status) == bad:
+                    return Finding(ConditionType.READY, False, finding.reason, finding.message)
         return Finding(ConditionType.READY, False, Reason.STARTING, f"none of {wanted} instances is ready yet")
     message = f"{len(ready)} of {wanted} wanted instances are ready"
     return Finding(ConditionType.READY, True, Reason.HEALTHY if len(ready) >= wanted else Reason.SCALING_UP, message)
