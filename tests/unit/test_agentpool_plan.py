@@ -546,6 +546,45 @@ def test_a_cost_that_a_class_does_not_state_is_not_invented() -> None:
     assert "costPerHour" not in status(plan(replace(all_ready(complete()), classes={"fast": free}), START))
 
 
+def test_an_instance_that_waits_for_its_place_costs_nothing_yet() -> None:
+    seen = all_ready(complete())
+    waiting = [{"name": "i0", "phase": "Pending", "nodeClass": "fast"}]
+    moved = {**seen.decode_pools, "coder-explorer": with_status(seen.decode_pools["coder-explorer"], instances=waiting)}
+    assert status(plan(replace(seen, decode_pools=moved), START))["costPerHour"] == "4.00"
+
+
+@pytest.mark.parametrize(
+    ("type_", "bad", "reason", "good"),
+    [
+        ("Placed", "False", "NoFit", "True"),
+        ("CacheConnected", "False", "TierMissing", "True"),
+        ("Degraded", "True", "InstanceFailed", "False"),
+    ],
+)
+def test_trouble_of_one_pool_shows_on_the_agent_pool_in_its_own_words(
+    type_: str, bad: str, reason: str, good: str
+) -> None:
+    fine = [{**READY[0], "type": type_, "status": good, "reason": "Healthy", "message": "all is well"}]
+    seen = complete()
+    children = {
+        "prefill_pools": {n: with_status(c, conditions=fine) for n, c in seen.prefill_pools.items()},
+        "decode_pools": {n: with_status(c, conditions=fine) for n, c in seen.decode_pools.items()},
+    }
+    assert condition(plan(replace(seen, **children), START), type_)[0] == good
+    trouble = [{**fine[0], "status": bad, "reason": reason, "message": "because"}]
+    children["decode_pools"]["coder-explorer"] = with_status(seen.decode_pools["coder-explorer"], conditions=trouble)
+    found = condition(plan(replace(seen, **children), START), type_)
+    assert found == (bad, reason, "DecodePool coder-explorer: because")
+
+
+def test_a_failing_pool_is_told_before_tools_that_nobody_runs() -> None:
+    seen = complete(tools={"nodeClass": "cpu"})
+    trouble = [{**READY[0], "type": "Degraded", "reason": "InvalidObject", "message": "apply Pod a: no"}]
+    broken = with_status(seen.decode_pools["coder-explorer"], conditions=trouble)
+    result = plan(replace(seen, decode_pools={**seen.decode_pools, "coder-explorer": broken}), START)
+    assert condition(result, "Degraded")[2] == "DecodePool coder-explorer: InvalidObject: apply Pod a: no"
+
+
 def test_tools_that_nobody_runs_are_reported() -> None:
     result = plan(snapshot(agent_pool(tools={"nodeClass": "cpu"})), START)
     assert condition(result, "Degraded")[:2] == ("True", "ToolsNotManaged")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from retinue.agentpool.children import child_findings
 from retinue.agentpool.inputs import shape_of, tier_server_cost
 from retinue.agentpool.names import Serving, serving
 from retinue.agentpool.snapshot import AgentPoolSnapshot, Measurements
@@ -18,6 +19,7 @@ from retinue.api.agentpoolstatus import (
     SessionsStatus,
 )
 from retinue.api.kvcachetier import Medium
+from retinue.api.pool import InstancePhase
 from retinue.api.types import Condition
 from retinue.api.units import format_duration, format_ratio
 from retinue.autoscaling.decision import Decision
@@ -38,6 +40,11 @@ def agent_pool_status(
     ready = sum(role.ready for role in roles)
     hit_rate = _weighted_hit_rate(measured)
     findings = [_valid(taken), _ready(snapshot, roles, taken), *_tools(snapshot), *_decided(snapshot)]
+    # Tools that nobody runs hide no failing pool, nor the other way round: the failing pool is told first.
+    summed = child_findings(snapshot)
+    failing = any(finding.type is ConditionType.DEGRADED and finding.status for finding in summed)
+    told = {finding.type for finding in findings if not (failing and finding.type is ConditionType.DEGRADED)}
+    findings = [f for f in findings if f.type in told] + [f for f in summed if f.type not in told]
     generation = agent_pool.metadata.generation
     cache = agent_pool.spec.cache
     cost = None
@@ -122,7 +129,7 @@ def _ratio(signal: Signal) -> str | None:
 
 
 def _cost(snapshot: AgentPoolSnapshot) -> str | None:
-    """Hourly cost of all instances and tier servers of the AgentPool's own, draining ones included; None if unknown."""
+    """Hourly cost of what the AgentPool's own instances and tier servers hold, draining ones too; None if unknown."""
     total = 0.0
     uid = snapshot.agent_pool.metadata.uid
     pools: list[PrefillPool | DecodePool] = [*snapshot.prefill_pools.values(), *snapshot.decode_pools.values()]
@@ -130,6 +137,8 @@ def _cost(snapshot: AgentPoolSnapshot) -> str | None:
         if not pool.metadata.controlled_by(uid):
             continue
         for instance in pool.status.instances:
+            if instance.phase is InstancePhase.PENDING:
+                continue  # It holds no device yet.
             shape = shape_of(snapshot, pool, on=instance.node_class)
             if shape is None or shape.cost_per_hour is None:
                 return None
