@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 
 from retinue_operator import logs
 from retinue_operator.controller import Controller
@@ -12,8 +13,11 @@ from retinue_operator.preflight import Exit, StartError
 from retinue_operator.runtime import Runtime
 from retinue_operator.settings import Settings
 
+MakeControllers = Callable[[Settings, AsyncExitStack], Sequence[Controller]]
+"""Makes the controllers; what has to be closed when the operator has stopped goes onto the stack."""
 
-def serve(settings: Settings, make_controllers: Callable[[Settings], Sequence[Controller]]) -> Exit:
+
+def serve(settings: Settings, make_controllers: MakeControllers) -> Exit:
     """Runs the operator until SIGTERM or SIGINT, the first one gracefully, a second one at once.
 
     What prevents the start is one line on standard error.
@@ -26,18 +30,19 @@ def serve(settings: Settings, make_controllers: Callable[[Settings], Sequence[Co
         return error.code
 
 
-async def _run(settings: Settings, make_controllers: Callable[[Settings], Sequence[Controller]]) -> Exit:
-    runtime = Runtime(settings, make_controllers(settings))
-    asked = False
+async def _run(settings: Settings, make_controllers: MakeControllers) -> Exit:
+    async with AsyncExitStack() as stack:
+        runtime = Runtime(settings, make_controllers(settings, stack))
+        asked = False
 
-    def on_signal() -> None:
-        nonlocal asked
-        if asked:
-            os._exit(Exit.FAILED)
-        asked = True
-        runtime.stop()
+        def on_signal() -> None:
+            nonlocal asked
+            if asked:
+                os._exit(Exit.FAILED)
+            asked = True
+            runtime.stop()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    return await runtime.run()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        return await runtime.run()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +12,10 @@ from pydantic import ValidationError
 from retinue.plan import Key, Manifest, Plan
 from retinue_operator.cache import Cache
 from retinue_operator.controller import EVERY, World
+from retinue_operator.controllers import all_controllers
 from retinue_operator.dispatch import Dispatcher
 from retinue_operator.health import Check, Heartbeat, report
+from retinue_operator.prometheus.client import PrometheusClient
 from retinue_operator.settings import Settings
 
 
@@ -177,3 +180,23 @@ def test_a_loop_that_does_not_turn_fails_its_heartbeat() -> None:
     heart.beat()
     assert heart.failure() is None
     assert heart.worst_lag == 10.0
+
+
+async def test_the_connections_to_prometheus_end_with_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[PrometheusClient] = []
+
+    async def close(client: PrometheusClient) -> None:
+        closed.append(client)
+
+    monkeypatch.setattr(PrometheusClient, "close", close)
+    async with AsyncExitStack() as stack:
+        made = all_controllers(Settings(prometheus_url="http://prometheus:9090"), stack)
+        assert [controller.kind for controller in made] == [
+            "NodeClass",
+            "KVCacheTier",
+            "PrefillPool",
+            "DecodePool",
+            "AgentPool",
+        ]
+        assert closed == []
+    assert len(closed) == 1
