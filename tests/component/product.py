@@ -50,7 +50,7 @@ class Agents:
                 *("--kubeconfig", str(kubeconfig), "--prometheus-url", self.prometheus.url),
                 *("--gateway-url", self.gateway_url, "--http-host", "127.0.0.1"),
                 *("--http-port", str(self._operator_port), "--log-format", "text"),
-                *("--lease-duration", "3", "--lease-renew-deadline", "2", "--lease-retry-period", "0.5"),
+                *("--lease-duration", "8", "--lease-renew-deadline", "6", "--lease-retry-period", "1"),
                 *("--history-file", str(self.logs / "decisions.jsonl")),
             ],
             log=self.logs / "operator.log",
