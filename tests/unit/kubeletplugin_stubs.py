@@ -41,7 +41,7 @@ GPU, LPU, NIC = "nvidia.com/gpu", "example.com/lpu", "rdma/ib"
 FAST = Pace(poll=0.01, unwatched=0.5, first_retry=0.01, longest_retry=0.05)
 NODE_UID = "0c6c1f0e-node"
 
-_INVENTORY = """
+INVENTORY = """
 apiVersion: emulator.retinue.dev/v1alpha1
 kind: Inventory
 cluster: kind
@@ -58,7 +58,7 @@ racks:
 
 def inventory() -> Inventory:
     """A GPU node (8 GPUs and 8 NICs, by device plugin), an LPX node (8 LPUs), and a node with 4 GPUs by DRA."""
-    return parse_inventory(_INVENTORY)
+    return parse_inventory(INVENTORY)
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -218,8 +218,12 @@ class StubApiServer:
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
     def client(self) -> ApiServer:
-        return ApiServer(Configuration(host=f"http://127.0.0.1:{self._runner.addresses[0][1]}"))
+        return ApiServer(Configuration(host=self.url))
 
     def put(self, path: str, item: dict[str, Any]) -> dict[str, Any]:
         """Stores an object and tells the watches of its collection."""

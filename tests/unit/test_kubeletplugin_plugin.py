@@ -1,5 +1,7 @@
 """The whole plugin of one node between a stub kubelet and an API server: labels, faults, crashes, clean end."""
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from retinue_emulator.kubeletplugin.statusserver import StatusServer
 from .kubeletplugin_stubs import (
     FAST,
     GPU,
+    INVENTORY,
     NIC,
     NODE_UID,
     StubApiServer,
@@ -33,6 +36,10 @@ class Node:
 
     def __init__(self, name: str, server: StubApiServer, kubelet: StubKubelet, plugin: KubeletPlugin) -> None:
         self.name, self.server, self.kubelet, self.plugin = name, server, kubelet, plugin
+
+    def listed(self, resource: str) -> int:
+        """Number of devices that the kubelet knows."""
+        return len(self.kubelet.devices.get(resource, {}))
 
     def object(self) -> dict[str, dict[str, dict[str, str]]]:
         return self.server.objects[f"/api/v1/nodes/{self.name}"]
@@ -78,7 +85,7 @@ async def test_a_node_gets_labels_taints_and_devices(folder: Path, server: StubA
         assert found["metadata"]["labels"]["nvidia.com/gpu.count"] == "8"
         assert found["metadata"]["labels"]["kubernetes.io/hostname"] == "kind-gpu"
         assert found["spec"]["taints"] == [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]
-        assert {len(world.kubelet.devices[name]) for name in (GPU, NIC)} == {8}
+        await until(lambda: world.listed(GPU) == world.listed(NIC) == 8, "all devices are listed")
         assert server.slices() == []
 
 
@@ -116,6 +123,7 @@ async def test_the_fault_of_the_inventory_holds_until_somebody_removes_it(folder
 async def test_an_annotation_breaks_and_heals_a_device(folder: Path, server: StubApiServer) -> None:
     async with node("kind-gpu", folder, server) as world:
         broken = world.plugin.devices[6].id
+        await until(lambda: world.listed(GPU) == 8, "all devices are listed")
         server.annotate("kind-gpu", "device-unhealthy=6")
         await until(lambda: world.kubelet.devices[GPU][broken] == "Unhealthy", "unhealthy")
         server.annotate("kind-gpu", "no such thing")
@@ -125,10 +133,11 @@ async def test_an_annotation_breaks_and_heals_a_device(folder: Path, server: Stu
 
 async def test_a_crashed_plugin_is_gone_for_the_kubelet_and_comes_back(folder: Path, server: StubApiServer) -> None:
     async with node("kind-gpu", folder, server) as world:
+        await until(lambda: world.listed(GPU) == 8, "all devices are listed")
         server.annotate("kind-gpu", "plugin-crash=stale")
-        await until(lambda: not world.kubelet.devices[GPU] and not world.plugin.ready, "gone")
+        await until(lambda: world.listed(GPU) == 0 and not world.plugin.ready, "gone")
         server.annotate("kind-gpu", None)
-        await until(lambda: len(world.kubelet.devices[GPU]) == 8 and world.plugin.ready, "back")
+        await until(lambda: world.listed(GPU) == 8 and world.plugin.ready, "back")
 
 
 @pytest.mark.parametrize(("crash", "left"), [("stale", 1), ("wiped", 0)])
@@ -154,6 +163,7 @@ async def test_the_end_leaves_everything_for_the_next_run_unless_told_to_clean_u
     async with node("kind-dra", folder, server, cleanup=True):
         pass
     assert server.slices() == []
+    assert "retinue.dev/fault" not in world.object()["metadata"]["annotations"]
     assert not list(world.kubelet.paths.cdi.glob("retinue.dev-*.json"))
 
 
@@ -176,14 +186,48 @@ async def test_metrics_and_readiness_are_served(folder: Path, server: StubApiSer
             assert answer.status == 503
 
 
-def test_a_node_outside_the_inventory_ends_the_command_with_one_line(tmp_path: Path) -> None:
-    kubeconfig = tmp_path / "config"
-    kubeconfig.write_text(
-        "apiVersion: v1\nkind: Config\ncurrent-context: c\n"
-        "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n"
+def kubeconfig(folder: Path, url: str) -> Path:
+    path = folder / "config"
+    path.write_text(
+        f"apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: '{url}'}}}}]\n"
         "contexts: [{name: c, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {}}]\n"
     )
-    arguments = ["kubelet-plugin", "--node", "nowhere", "--kubeconfig", str(kubeconfig), "--metrics-port", "0"]
+    return path
+
+
+async def test_the_command_serves_a_kubelet_until_it_is_told_to_end(folder: Path, server: StubApiServer) -> None:
+    paths = node_paths(folder)
+    (folder / "inventory.yaml").write_text(INVENTORY)
+    options = {
+        "--node": "kind-gpu",
+        "--inventory": folder / "inventory.yaml",
+        "--kubeconfig": kubeconfig(folder, server.url),
+        "--kubelet-dir": paths.kubelet,
+        "--cdi-dir": paths.cdi,
+        "--metrics-host": "127.0.0.1",
+        "--metrics-port": 0,
+    }
+    arguments = [str(part) for option in options.items() for part in option]
+    async with StubKubelet(paths) as kubelet:
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "retinue_emulator", "kubelet-plugin", *arguments, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            await until(lambda: len(kubelet.devices.get(GPU, {})) == len(kubelet.devices.get(NIC, {})) == 8, "devices")
+            command.terminate()
+            output, _ = await asyncio.wait_for(command.communicate(), 10)
+        finally:
+            if command.returncode is None:
+                command.kill()
+                await command.wait()
+    assert command.returncode == 0
+    assert output.decode().startswith("16 devices; 127.0.0.1:")
+    assert list(paths.device_plugins.glob("retinue-*.sock")) == []
+
+
+def test_a_node_outside_the_inventory_ends_the_command_with_one_line(tmp_path: Path) -> None:
+    config = kubeconfig(tmp_path, "http://127.0.0.1:1")
+    arguments = ["kubelet-plugin", "--node", "nowhere", "--kubeconfig", str(config), "--metrics-port", "0"]
     result = CliRunner().invoke(build_app(), arguments)
     assert result.exit_code == 1
     assert "the inventory has no node nowhere" in result.output

@@ -43,7 +43,11 @@ async def mark_node(api: ApiServer, facts: NodeFacts, inventory: str) -> JsonObj
 
 
 async def unmark_node(api: ApiServer, facts: NodeFacts) -> None:
-    """Takes back labels, annotation and taints; what others wrote stays."""
+    """Takes back labels, annotations and taints; what others wrote stays, a fault of theirs too."""
+    path = f"/api/v1/nodes/{facts.name}"
+    found = (await api.get(path))["metadata"].get("annotations", {}).get(FAULT)
+    if found is not None and found == facts.fault:
+        await api.patch(path, {"metadata": {"annotations": {FAULT: None}}}, content_type=MERGE_PATCH)
     await _apply(api, facts.name, {}, {})
     own = {(taint.key, taint.effect) for taint in facts.taints}
     await _edit_taints(api, facts.name, lambda taints: [t for t in taints if (t["key"], t["effect"]) not in own])
