@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify generate format binaries clean
+.PHONY: help demo test verify generate format binaries images load clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,15 +40,23 @@ verify: $(READY) ## formatting, types, import rules, generated files
 	$(BIN)/python -m retinue.api.crd --check
 	$(BIN)/python -m retinue.api.reference --check
 	$(BIN)/retinue-operator rbac --check
+	$(BIN)/python -m retinue_operator.chart --check
 
-generate: $(READY) ## write crds/, docs/reference/ and deploy/ anew from the code
+generate: $(READY) ## write crds/, docs/reference/, deploy/ and the chart's generated files anew from the code
 	$(BIN)/python -m retinue.api.crd
 	$(BIN)/python -m retinue.api.reference
 	$(BIN)/retinue-operator rbac
+	$(BIN)/python -m retinue_operator.chart
 
 format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+images: ## container images of operator, gateway and emulator; see images/build.sh for REGISTRY, BASE_IMAGE, WHEELS
+	@images/build.sh
+
+load: ## load those images into the kind cluster KIND_CLUSTER
+	@images/load.sh
 
 clean: ## remove the virtual environment and reports (the binaries' cache stays)
 	rm -rf $(VENV) demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis

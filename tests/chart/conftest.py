@@ -1,6 +1,9 @@
 """Helm 3 and Helm 4 built from Go modules (once, cached), and how tests render the chart with them."""
 
 import asyncio
+import contextlib
+import copy
+import functools
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +18,8 @@ from retinue_emulator.loopback import ControlPlane, ensure_tools
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHART = REPOSITORY / "charts" / "retinue"
 RELEASE = "retinue"
+# The loader in C, where PyYAML has it, reads the CRDs in a tenth of the time.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,15 @@ class Helm:
 
     def render(self, values: Path, *more: str, namespace: str = "retinue-system") -> list[dict[str, Any]]:
         """The objects of the chart with these values, ordered by kind, namespace and name."""
-        text = self.succeed("template", RELEASE, str(CHART), "--namespace", namespace, "--values", str(values), *more)
-        objects = [document for document in yaml.safe_load_all(text) if document]
-        return sorted(objects, key=_place)
+        return copy.deepcopy(_rendered(self, values, more, namespace))
+
+
+@functools.cache
+def _rendered(helm: Helm, values: Path, more: tuple[str, ...], namespace: str) -> list[dict[str, Any]]:
+    """See Helm.render; many tests look at the same few renderings."""
+    text = helm.succeed("template", RELEASE, str(CHART), "--namespace", namespace, "--values", str(values), *more)
+    objects = [document for document in yaml.load_all(text, Loader=_LOADER) if document]
+    return sorted(objects, key=_place)
 
 
 def _place(manifest: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -50,9 +61,11 @@ def _place(manifest: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 @pytest.fixture(scope="session")
-def tools() -> Mapping[str, Path]:
+def tools(request: pytest.FixtureRequest) -> Mapping[str, Path]:
     """Paths of helm3, helm4 and promtool by name; what is missing is built with progress on the terminal."""
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    shown = capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext()
+    with shown, asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(ensure_tools(("promtool", "helm4", "helm3")))
 
 

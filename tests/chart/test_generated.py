@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from retinue_operator.chart.__main__ import drifted, files, main
+from retinue_operator.chart.roles import KUBELET_PLUGIN
 from retinue_operator.chart.values import VALUES
 from retinue_operator.rbac import GATEWAY, OPERATOR, Part
 
@@ -57,13 +58,13 @@ def test_every_crd_is_in_the_chart_as_it_is_in_the_folder_and_is_kept_on_uninsta
         assert ours["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
 
 
-@pytest.mark.parametrize("part", [OPERATOR, GATEWAY], ids=lambda part: part.name)
+@pytest.mark.parametrize("part", [OPERATOR, GATEWAY, KUBELET_PLUGIN], ids=lambda part: part.name)
 @pytest.mark.parametrize("values", ["default", "namespaced"])
 def test_the_chart_grants_exactly_the_rights_of_the_table(helm4: Helm, part: Part, values: str) -> None:
     path = next(path for path in value_sets() if path.stem == values)
     granted = {
         (group, resource, verb, tuple(rule.get("resourceNames", ())))
-        for o in helm4.render(path)
+        for o in helm4.render(path, "--set", "emulator.enabled=true,emulator.inventory=x")
         if o["kind"] in ("ClusterRole", "Role") and o["metadata"]["name"].startswith(part.name)
         for rule in o["rules"]
         for group in rule["apiGroups"]

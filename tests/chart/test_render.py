@@ -168,7 +168,7 @@ def test_prometheus_credentials_reach_the_operator_as_files_and_never_as_values(
 
 def test_every_image_comes_from_the_registry_that_was_set(helm4: Helm) -> None:
     values = values_file("production")
-    more = ("--set", "emulator.enabled=true", "--set", "prometheus.embedded.enabled=true")
+    more = ("--set", "emulator.enabled=true,emulator.inventory=x", "--set", "prometheus.embedded.enabled=true")
     for manifest in workloads(helm4.render(values, *more)).values():
         for container in containers(manifest):
             assert container["image"].startswith("registry.example.com/platform/")
@@ -184,6 +184,17 @@ def test_the_environment_is_made_of_settings_that_exist(helm4: Helm) -> None:
         for manifest in workloads(helm4.render(values)).values():
             used = {name for container in containers(manifest) for name in environment_names(container)}
             assert used <= known, manifest["metadata"]["name"]
+
+
+def test_the_inventory_reaches_the_emulator_as_a_file_that_it_can_read(helm4: Helm, tmp_path: Path) -> None:
+    from retinue_emulator.inventory import load_inventory
+
+    objects = helm4.render(values_file("kind"))
+    file = tmp_path / "inventory.yaml"
+    file.write_text(of_kind(objects, "ConfigMap")["retinue-inventory"]["data"]["inventory.yaml"])
+    assert load_inventory(file).cluster == "kind"
+    arguments = containers(workloads(objects)["retinue-emulator"])[0]["args"]
+    assert arguments[:2] == ["kubelet-plugin", "--inventory=/etc/retinue/inventory.yaml"]
 
 
 def environment_names(container: dict[str, Any]) -> set[str]:
@@ -232,6 +243,7 @@ def test_a_typo_in_the_values_is_refused_by_name(helm: Helm, setting: str, told:
             "prometheus.auth.basic.secret=a,prometheus.auth.bearer.secret=b",
             "set at most one of basic.secret, bearer.secret and serviceAccountToken.enabled",
         ),
+        ("emulator.enabled=true", "give the text of an inventory file"),
         ("operator.leaderElection.renewDeadline=20", "retryPeriod < renewDeadline < leaseDuration must hold"),
     ],
 )

@@ -4,7 +4,7 @@ global:
   evaluation_interval: {{ .Values.prometheus.embedded.scrapeInterval }}
 rule_files: [/etc/prometheus/rules.yml]
 scrape_configs:
-# Operator and gateway: their series name namespaces of their own.
+# Operator, gateway and emulated devices: their series name namespaces of their own.
 - job_name: retinue
   honor_labels: true
   kubernetes_sd_configs:
@@ -12,7 +12,7 @@ scrape_configs:
     namespaces: {names: [{{ .Release.Namespace }}]}
     selectors:
     - role: pod
-      label: app.kubernetes.io/instance={{ .Release.Name }},app.kubernetes.io/component in (operator, gateway)
+      label: app.kubernetes.io/instance={{ .Release.Name }},app.kubernetes.io/component in (operator, gateway, emulator)
   relabel_configs:
   - {action: keep, source_labels: [__meta_kubernetes_pod_container_port_name], regex: metrics}
   - {action: replace, source_labels: [__meta_kubernetes_namespace], target_label: namespace}

@@ -19,12 +19,13 @@ KUBELET_PLUGIN = Part(
             "",
             ("nodes",),
             ("get", "list", "watch", "patch"),
-            "It labels its own node as device plugins' feature discovery would, and reads faults from annotations.",
+            "It labels and taints its own node as feature discovery would, and reads faults from annotations.",
         ),
+        Right("", ("pods",), ("list", "watch"), "It measures the engines that hold its devices, for their metrics."),
         Right(
             "resource.k8s.io",
             ("resourceslices",),
-            ("get", "list", "watch", "create", "update", "patch", "delete"),
+            ("list", "create", "update", "delete"),
             "A DRA driver publishes the devices of its node.",
         ),
         Right("resource.k8s.io", ("resourceclaims",), ("get",), "A DRA driver prepares the claims of its node's pods."),
@@ -37,7 +38,8 @@ def template(part: Part) -> str:
     """The chart template with the roles and bindings of one part.
 
     Without watch.namespaces all rights that the table grants everywhere are one ClusterRole. With it, the ClusterRole
-    keeps only what is cluster-scoped, and each namespace gets a Role with the rest.
+    keeps only what is cluster-scoped, and each namespace gets a Role with the rest. The plugin of a node's kubelet is
+    always cluster-wide.
     """
     component = part.name.removeprefix("retinue-")
     everywhere = [half for right in part.rights if not right.namespace for half in _halves(right)]
@@ -48,14 +50,16 @@ def template(part: Part) -> str:
     enabled = f".Values.{component}.enabled " if component != "operator" else ""
     condition = f"and {enabled}.Values.rbac.create" if enabled else ".Values.rbac.create"
     blocks = [f"{{{{- if {condition} }}}}\n"]
-    if cluster:
+    if part is KUBELET_PLUGIN:
+        # It looks after whatever runs on its node, in any namespace.
+        blocks += [_role("ClusterRole", name, component, _rules(everywhere)), _binding("ClusterRole", name, component)]
+        namespaced = []
+    elif cluster:
         optional = (
             "{{- if not .Values.watch.namespaces }}\n" + _rules(namespaced) + "{{- end }}\n" if namespaced else ""
         )
-        blocks += [
-            _role("ClusterRole", name, component, _rules(cluster) + optional),
-            _binding("ClusterRole", name, component),
-        ]
+        blocks.append(_role("ClusterRole", name, component, _rules(cluster) + optional))
+        blocks.append(_binding("ClusterRole", name, component))
     else:
         blocks.append("{{- if not .Values.watch.namespaces }}\n")
         blocks += [_role("ClusterRole", name, component, _rules(namespaced)), _binding("ClusterRole", name, component)]
@@ -92,7 +96,7 @@ def table(parts: Iterable[Part] = CHART_PARTS) -> str:
             group = right.group or "core"
             names = f" named {', '.join(right.names)}" if right.names else ""
             where = "its own namespace" if right.namespace else "watched namespaces"
-            if not right.namespace and _cluster_scoped(right):
+            if part is KUBELET_PLUGIN or (not right.namespace and _cluster_scoped(right)):
                 where = "the cluster"
             elif not right.namespace and any(
                 resource.partition("/")[0] in _CLUSTER_SCOPED for resource in right.resources

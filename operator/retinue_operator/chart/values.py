@@ -135,7 +135,12 @@ _EMULATOR = Section(
         "enabled": Value("Install the DaemonSet.", False),
         "image": _image("retinue/emulator"),
         "inventory": Value(
-            "Inventory: the name of one that the image carries, or the text of an inventory file.", "small"
+            "Text of an inventory file whose nodes bear the names of the cluster's; needed when it is enabled.", ""
+        ),
+        "devicesBy": choice(
+            "How accelerators reach pods: extended resources, or claims (DRA).",
+            "device-plugin",
+            ("device-plugin", "dra"),
         ),
         "kubeletDir": Value(
             "The kubelet's root on the nodes.", "/var/lib/kubelet", {"type": "string", "pattern": "^/"}
