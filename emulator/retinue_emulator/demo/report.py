@@ -143,7 +143,7 @@ def _cards(record: RunRecord) -> Iterable[tuple[str, str, str]]:
     failed = len(summary.failed_sessions)
     yield "Requests", f"{every.requests:,}", f"{summary.sessions} sessions, {failed} failed"
     cost = mean_cost(record.timeline)
-    yield "Mean cost", "-" if cost is None else f"{cost:.0f} / h", "instances and tier servers, at the demo's assumed node costs"
+    yield "Mean cost", "-" if cost is None else f"{cost:.0f} / h", "instances and tier servers, at assumed node costs"
 
 
 def _card(title: str, value: str, note: str) -> str:
