@@ -152,6 +152,8 @@ def controller_manager_arguments(launch: Launch) -> list[str]:
         f"--service-account-private-key-file={launch.credentials.service_account_key}",
         f"--root-ca-file={launch.credentials.ca_certificate}",
         "--use-service-account-credentials=true",
+        # Endpoints refuse the loopback addresses of emulated pods: these controllers could only fill events with that.
+        "--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller",
     ]
 
 
