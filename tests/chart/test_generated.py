@@ -77,3 +77,17 @@ def test_the_chart_grants_exactly_the_rights_of_the_table(helm4: Helm, part: Par
         for resource in right.resources
         for verb in right.verbs
     }
+
+
+def test_operator_and_gateway_may_not_touch_what_the_security_page_says_they_may_not() -> None:
+    rights = [right for part in (OPERATOR, GATEWAY) for right in part.rights]
+    touched = {resource.partition("/")[0] for right in rights for resource in right.resources}
+    assert not touched & {"secrets", "configmaps", "serviceaccounts", "roles", "rolebindings", "clusterroles"}
+    assert not touched & {
+        "customresourcedefinitions",
+        "mutatingwebhookconfigurations",
+        "validatingwebhookconfigurations",
+    }
+    assert not {resource for right in rights for resource in right.resources} & {"pods/exec", "pods/portforward"}
+    assert not {verb for right in rights for verb in right.verbs} & {"escalate", "bind", "impersonate", "*"}
+    assert all(set(right.verbs) <= {"list", "watch"} for right in rights if "nodes" in right.resources)
