@@ -89,6 +89,16 @@ def test_a_quiet_tier_plans_only_its_service() -> None:
     assert (gone(result), result.requeue_after) == ([], None)
 
 
+def test_a_tier_tells_once_what_it_waits_for_and_when_it_is_ready() -> None:
+    of = tier(replicas=1)
+    waiting = planned(of)
+    assert [(event.type, event.reason) for event in waiting.events] == [("Warning", "ServersStarting")]
+    of = type(of).model_validate({**of.to_wire(), "status": waiting.status})
+    assert not planned(of).events
+    ready = planned(of, (server(of, 0),))
+    assert [(event.type, event.reason) for event in ready.events] == [("Normal", "ServersReady")]
+
+
 def test_scaling_down_removes_the_highest_index_first_and_nothing_twice() -> None:
     of = tier(replicas=1)
     result = planned(of, tuple(server(of, index) for index in range(4)))

@@ -20,13 +20,20 @@ from retinue.api.agentpoolstatus import (
 )
 from retinue.api.kvcachetier import Medium
 from retinue.api.pool import InstancePhase
-from retinue.api.types import Condition
 from retinue.api.units import format_duration, format_ratio
 from retinue.autoscaling.decision import Decision
 from retinue.autoscaling.inputs import Signal
 from retinue.conditions import ConditionType, Finding, Reason, find, merge, timestamp
 from retinue.economics.price import input_cost_ratio
-from retinue.plan import Event, EventType
+from retinue.plan import Event
+from retinue.transitions import transitions
+
+_GOOD = {
+    ConditionType.READY: True,
+    ConditionType.VALID: True,
+    ConditionType.METRICS_FRESH: True,
+    ConditionType.SCALING_LIMITED: False,
+}
 
 
 def agent_pool_status(
@@ -67,7 +74,7 @@ def agent_pool_status(
         last_decision=_last_decision(snapshot),
         conditions=merge(agent_pool.status.conditions, findings, generation, now),
     )
-    return status, _events(agent_pool.status.conditions, findings)
+    return status, transitions(agent_pool.status.conditions, findings, _GOOD)
 
 
 def _role(snapshot: AgentPoolSnapshot, who: Serving, measured: Measurements) -> RoleStatus:
@@ -254,25 +261,3 @@ def _same(old: LastDecision, new: LastDecision) -> bool:
         new.message,
         new.targets,
     )
-
-
-def _events(before: Iterable[Condition], findings: Iterable[Finding]) -> tuple[Event, ...]:
-    """One event per condition that flipped."""
-    known = list(before)
-    events: list[Event] = []
-    watched = {
-        ConditionType.READY: "True",
-        ConditionType.VALID: "True",
-        ConditionType.METRICS_FRESH: "True",
-        ConditionType.SCALING_LIMITED: "False",
-    }
-    for finding in findings:
-        good = watched.get(finding.type)
-        old = find(known, finding.type)
-        if good is None or finding.status is None or (old is None and finding.status_text == good):
-            continue
-        if old is not None and old.status == finding.status_text and old.reason == finding.reason.value:
-            continue
-        type_ = EventType.NORMAL if finding.status_text == good else EventType.WARNING
-        events.append(Event(type_, finding.reason.value, f"{finding.type.value}: {finding.message}"))
-    return tuple(events)

@@ -8,7 +8,7 @@ from pydantic import Field
 from retinue.api.agentgoals import SLO, Autoscaling, Budget, CachePolicy
 from retinue.api.agentpoolstatus import AgentPoolStatus
 from retinue.api.agentrole import Role, TierTemplate
-from retinue.api.markers import Cel, Column, JsonObject, KindInfo, ListMap, PreserveUnknown
+from retinue.api.markers import NAME_WITHOUT_DOTS, Cel, Column, JsonObject, KindInfo, ListMap, PreserveUnknown
 from retinue.api.types import Metadata, Model, Name, Quantity
 
 
@@ -107,6 +107,7 @@ class AgentPool(Model):
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
         root_rules=(
+            NAME_WITHOUT_DOTS,
             Cel(
                 "size(self.metadata.name) <= 30",
                 "metadata.name must be at most 30 characters, so that pod names fit",

@@ -5,7 +5,17 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from retinue.api.markers import Cel, Column, JsonObject, KindInfo, ListMap, PreserveUnknown, Scale, immutable
+from retinue.api.markers import (
+    NAME_WITHOUT_DOTS,
+    Cel,
+    Column,
+    JsonObject,
+    KindInfo,
+    ListMap,
+    PreserveUnknown,
+    Scale,
+    immutable,
+)
 from retinue.api.types import Condition, Duration, Metadata, Model, Name, ObjectRef, Quantity, Ratio, Text
 
 
@@ -209,6 +219,7 @@ class KVCacheTier(Model):
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
         root_rules=(
+            NAME_WITHOUT_DOTS,
             Cel(
                 "!has(self.spec.nextTier) || self.spec.nextTier != self.metadata.name",
                 "spec.nextTier must name another tier: a tier cannot evict into itself",

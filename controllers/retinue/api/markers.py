@@ -22,6 +22,14 @@ class Cel:
     field_path: str | None = None
 
 
+NAME_WITHOUT_DOTS = Cel(
+    "!self.metadata.name.contains('.')",
+    "metadata.name must not contain dots: pods and services that are named after it have host names",
+    field_path=".metadata.name",
+)
+"""The API server allows dots in the names of custom resources, but not in those of pods with a subdomain."""
+
+
 @dataclass(frozen=True)
 class Pattern:
     """A string's form, as an RE2 expression, with the sentence a user reads when it does not match."""

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from retinue.api.markers import Cel, Column, JsonObject, ListMap, ListSet, PreserveUnknown
+from retinue.api.markers import NAME_WITHOUT_DOTS, Cel, Column, JsonObject, ListMap, ListSet, PreserveUnknown
 from retinue.api.types import Condition, Duration, EnvVar, LevelName, Model, Name, Ratio, Text
 
 
@@ -263,6 +263,7 @@ POOL_COLUMNS = (
     Column("Age", ".metadata.creationTimestamp", "date"),
 )
 POOL_ROOT_RULES = (
+    NAME_WITHOUT_DOTS,
     Cel(
         "size(self.metadata.name) <= 40",
         "metadata.name must be at most 40 characters, so that pod names fit",

@@ -1,6 +1,6 @@
 """Plans one tier: its server pods, if its medium has any, and a status that says what it holds and who uses it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from retinue.api import KVCacheTier, labels
 from retinue.api.kvcachetier import Backend, KVCacheTierStatus, Medium
@@ -11,7 +11,9 @@ from retinue.kvcachetier.snapshot import ServerView, TierSnapshot
 from retinue.nodeclass.nodes import Node
 from retinue.placement.capacity import MEMORY
 from retinue.plan import Apply, Delete, Plan, earliest
+from retinue.transitions import transitions
 
+_GOOD = {ConditionType.READY: True, ConditionType.VALID: True, ConditionType.DEGRADED: False}
 RESTART_SECONDS = 10.0
 """A server that failed for good is replaced no sooner than this after it was made."""
 
@@ -40,8 +42,13 @@ def plan(snapshot: TierSnapshot, now: float) -> Plan:
         surplus = [s for s in snapshot.servers if s.index >= tier.spec.replicas and not s.deleting]
         delete.extend(_delete(tier, server) for server in sorted(surplus, key=lambda s: -s.index))
         delete.extend(entry for entry in _outdated(snapshot) if entry not in delete)
+    findings = _findings(snapshot, valid)
     return Plan(
-        apply=tuple(apply), delete=tuple(delete), status=_status(snapshot, valid, now).to_wire(), requeue_after=requeue
+        apply=tuple(apply),
+        delete=tuple(delete),
+        status=_status(snapshot, findings, now).to_wire(),
+        events=transitions(tier.status.conditions, findings, _GOOD),
+        requeue_after=requeue,
     )
 
 
@@ -103,15 +110,22 @@ def _cycle(name: str, tier: KVCacheTier, others: Mapping[str, KVCacheTier]) -> l
     return [*path, name] if current == name else None
 
 
-def _status(snapshot: TierSnapshot, valid: Finding, now: float) -> KVCacheTierStatus:
+def _findings(snapshot: TierSnapshot, valid: Finding) -> tuple[Finding, ...]:
+    return (valid, _ready(snapshot, valid, _serving(snapshot)), *_memory(snapshot), *_fresh(snapshot))
+
+
+def _serving(snapshot: TierSnapshot) -> list[ServerView]:
+    return [server for server in snapshot.servers if server.ready and not server.deleting]
+
+
+def _status(snapshot: TierSnapshot, findings: Iterable[Finding], now: float) -> KVCacheTierStatus:
     tier, spec = snapshot.tier, snapshot.tier.spec
-    serving = [server for server in snapshot.servers if server.ready and not server.deleting]
+    serving = _serving(snapshot)
     servers = spec.medium == Medium.CONTEXT_STORAGE
     members = len(serving) if servers else sum(user.ready for user in snapshot.users)
     capacity = members * quantity(spec.capacity_per_member) if spec.capacity_per_member else None
     metrics = snapshot.metrics
     used = metrics.used if metrics else None
-    findings = [valid, _ready(snapshot, valid, serving), *_memory(snapshot), *_fresh(snapshot)]
     generation = tier.metadata.generation
     return KVCacheTierStatus(
         observed_generation=generation,

@@ -12,8 +12,10 @@ from retinue.nodeclass.nodes import Hold, Node
 from retinue.nodeclass.resolve import ResolvedClass, resolve
 from retinue.placement.capacity import Free, domain_of, free_capacity
 from retinue.plan import Plan
+from retinue.transitions import transitions
 
 MAX_DOMAINS = 256
+_GOOD = {ConditionType.READY: True, ConditionType.VALID: True, ConditionType.DEGRADED: False}
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def plan(snapshot: NodeClassSnapshot, now: float) -> Plan:
     try:
         class_ = resolve(object_.metadata.name, object_.spec, object_.metadata.annotations)
     except UnknownPreset as error:
-        return Plan(status=_invalid(object_, f"spec.preset: {error}", now).to_wire())
+        return _plan_invalid(object_, f"spec.preset: {error}", now)
     matching = tuple(node for node in snapshot.nodes if class_.matches(node))
     resource = class_.resource or ""
     free = free_capacity(class_, snapshot.nodes, snapshot.holds)
@@ -49,20 +51,22 @@ def plan(snapshot: NodeClassSnapshot, now: float) -> Plan:
             domains=_domains(class_, matching, free, resource),
             overlaps=sorted(overlaps),
             conditions=merge(object_.status.conditions, findings, object_.metadata.generation, now),
-        ).to_wire()
+        ).to_wire(),
+        events=transitions(object_.status.conditions, findings, _GOOD),
     )
 
 
-def _invalid(object_: NodeClass, message: str, now: float) -> NodeClassStatus:
+def _plan_invalid(object_: NodeClass, message: str, now: float) -> Plan:
     findings = (
         Finding(ConditionType.VALID, False, Reason.UNKNOWN_PRESET, message),
         Finding(ConditionType.READY, False, Reason.UNKNOWN_PRESET, message),
     )
     generation = object_.metadata.generation
-    return NodeClassStatus(
+    status = NodeClassStatus(
         observed_generation=generation,
         conditions=merge(object_.status.conditions, findings, generation, now),
     )
+    return Plan(status=status.to_wire(), events=transitions(object_.status.conditions, findings, _GOOD))
 
 
 def _overlaps(matching: tuple[Node, ...], others: Mapping[str, ResolvedClass]) -> set[str]:
