@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,15 @@ async def test_a_release_for_two_namespaces_serves_them_and_sees_nothing_else(
     gateway = spawn(cluster, "gateway", tmp_path, RETINUE_GATEWAY_PORT=str(api), RETINUE_GATEWAY_ADMIN_PORT=str(admin))
     try:
         for number in (port, admin):
-            await eventually(lambda number=number: ready(number), what=f"port {number} is ready", timeout=60)
+            await eventually(partial(ready, number), what=f"port {number} is ready", timeout=60)
         for name in ("agents", "batch"):
             await eventually(
-                lambda name=name: conditions(cluster, "kvcachetier", "warm", "-n", name),
+                partial(conditions, cluster, "kvcachetier", "warm", "-n", name),
                 what=f"the tier in {name} has a status",
                 timeout=30,
             )
         await eventually(
-            lambda: conditions(cluster, "nodeclass", "gb300"), what="the node class has a status", timeout=30
+            partial(conditions, cluster, "nodeclass", "gb300"), what="the node class has a status", timeout=30
         )
         holder = json.loads(cluster.kubectl("get", "lease", f"{RELEASE}-operator", "-n", NAMESPACE, "-o", "json"))
         assert holder["spec"]["holderIdentity"]

@@ -14,6 +14,7 @@ from retinue.api.pool import EngineType
 from retinue.autoscaling.engine_metrics import ENGINE_METRICS, EngineMetrics, Series
 from retinue.conditions import ConditionType, Reason
 from retinue_emulator.engine.tier import __file__ as tier_source
+from retinue_emulator.loopback.prometheus_config import POD_LABELS
 from retinue_gateway.gauges import __file__ as gateway_gauges_source
 from retinue_gateway.metrics import GatewayMetrics
 from retinue_operator.cache import Cache
@@ -23,7 +24,7 @@ from retinue_operator.controllers.agentpool import DecisionMetrics
 from retinue_operator.metrics import Metrics
 from retinue_operator.objectmetrics import ObjectCollector
 
-from .conftest import CHART, REPOSITORY
+from .conftest import CHART, REPOSITORY, Helm, value_sets
 
 RULES = CHART / "files" / "rules.yaml"
 TESTS = Path(__file__).parent / "rules_test.yaml"
@@ -45,6 +46,34 @@ def test_the_rules_do_what_their_tests_say(tools: Mapping[str, Path], tmp_path: 
         [tools["promtool"], "test", "rules", TESTS.name], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["kind", "namespaced"])
+def test_the_embedded_prometheus_gets_a_valid_configuration_with_the_rules(
+    name: str, helm4: Helm, tools: Mapping[str, Path], tmp_path: Path
+) -> None:
+    values = next(path for path in value_sets() if path.stem == name)
+    found = [
+        o for o in helm4.render(values) if (o["kind"], o["metadata"]["name"]) == ("ConfigMap", "retinue-prometheus")
+    ]
+    config = yaml.safe_load(found[0]["data"]["prometheus.yml"])
+    assert config["rule_files"] == ["/etc/prometheus/rules.yml"]
+    config["rule_files"] = ["rules.yml"]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    (tmp_path / "rules.yml").write_text(found[0]["data"]["rules.yml"])
+    # The token and the authorities of a pod are not here, so service discovery is only checked for its syntax.
+    done = subprocess.run(
+        [tools["promtool"], "check", "config", "--syntax-only", "prometheus.yml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert yaml.safe_load((tmp_path / "rules.yml").read_text()) == yaml.safe_load(RULES.read_text())
+    pods = next(job for job in config["scrape_configs"] if job["job_name"] == "retinue-pods")
+    named = {rule["target_label"] for rule in pods["relabel_configs"] if "target_label" in rule}
+    assert named == {"namespace", "pod", *POD_LABELS.values()}
 
 
 def test_every_alert_is_seen_firing_and_silent_in_the_rule_tests() -> None:
