@@ -25,7 +25,7 @@ KUBELET_PLUGIN = Part(
         Right(
             "resource.k8s.io",
             ("resourceslices",),
-            ("list", "create", "update", "delete"),
+            ("list", "watch", "create", "update", "delete"),
             "A DRA driver publishes the devices of its node.",
         ),
         Right("resource.k8s.io", ("resourceclaims",), ("get",), "A DRA driver prepares the claims of its node's pods."),
