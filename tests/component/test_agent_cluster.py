@@ -37,6 +37,10 @@ def pods(agents: Agents, namespace: str, selector: str = "app.kubernetes.io/mana
     return {p["metadata"]["name"]: p for p in listed if "deletionTimestamp" not in p["metadata"]}
 
 
+def uids(objects: dict[str, Objects]) -> set[str]:
+    return {found["metadata"]["uid"] for found in objects.values()}
+
+
 async def ready(agents: Agents, namespace: str, kind: str, name: str, timeout: float = 60) -> Objects:
     """The object once its Ready condition is True for its present generation."""
 
@@ -241,7 +245,8 @@ async def test_a_failed_pod_takes_its_whole_instance_down_and_back(agents: Agent
 async def test_a_template_change_replaces_whole_instances_within_the_surge(agents: Agents, namespace: str) -> None:
     agents.cluster.apply(decode_pool(namespace, "roll", 2, rollout={"maxSurge": 1, "maxUnavailable": 0}))
     first = await replicas(agents, namespace, "dp", "roll", 2)
-    old = set(pods(agents, namespace))
+    # By uid: a new instance may get the name of one that is gone.
+    old = uids(pods(agents, namespace))
     seen: list[tuple[int, int]] = []
 
     agents.cluster.apply(
@@ -259,7 +264,7 @@ async def test_a_template_change_replaces_whole_instances_within_the_surge(agent
         serving = [p for p in live.values() if condition(p, "Ready").get("status") == "True"]
         seen.append((len(live), len(serving)))
         revisions = {p["metadata"]["labels"]["retinue.dev/revision"] for p in live.values()}
-        return len(live) == 2 and not set(live) & old and len(revisions) == 1
+        return len(live) == 2 and not uids(live) & old and len(revisions) == 1
 
     await eventually(rolled, what="both instances are replaced", timeout=90, interval=0.1)
     assert max(existing for existing, _ in seen) <= 3
@@ -297,7 +302,7 @@ async def test_prometheus_down_means_no_scale_down_and_stale_metrics(agents: Age
 async def test_a_killed_operator_goes_on_without_writing_what_is_already_so(agents: Agents, namespace: str) -> None:
     agents.cluster.apply(agent_pool(namespace, mode="Off"))
     await ready(agents, namespace, "agentpool", "coder")
-    uids = {name: p["metadata"]["uid"] for name, p in pods(agents, namespace).items()}
+    before = {name: p["metadata"]["uid"] for name, p in pods(agents, namespace).items()}
     assert agents.operator is not None
 
     agents.operator.send(signal.SIGKILL)
@@ -320,7 +325,7 @@ async def test_a_killed_operator_goes_on_without_writing_what_is_already_so(agen
     await replicas(agents, namespace, "dp", "coder-explorer", 2)
     # One new pod: made behind its gate, then placed.
     assert await counters(agents, "retinue_operator_writes_total", *APPLIED) == {"Pod": 2}
-    assert {name: p["metadata"]["uid"] for name, p in pods(agents, namespace).items() if name in uids} == uids
+    assert {name: p["metadata"]["uid"] for name, p in pods(agents, namespace).items() if name in before} == before
 
 
 def agent_pool_of(namespace: str, pool: str) -> Objects:
