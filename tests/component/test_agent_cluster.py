@@ -242,6 +242,30 @@ async def test_a_failed_pod_takes_its_whole_instance_down_and_back(agents: Agent
     assert environment["wide-decode-0-1"]["RETINUE_LEADER_ADDRESS"].startswith("wide-decode-0-0.wide-decode.")
 
 
+async def test_an_instance_on_a_node_that_went_down_is_replaced_on_another_node(agents: Agents, namespace: str) -> None:
+    agents.cluster.apply(decode_pool(namespace, "moving", 1))
+    await replicas(agents, namespace, "dp", "moving", 1)
+    (before,) = pods(agents, namespace).values()
+    node = before["spec"]["nodeName"]
+
+    agents.cluster.kubectl("annotate", "node", node, "retinue.dev/fault=down")
+    try:
+
+        async def replaced() -> bool:
+            live = pods(agents, namespace)
+            return len(live) == 1 and all(
+                p["spec"].get("nodeName") != node and condition(p, "Ready").get("status") == "True"
+                for p in live.values()
+            )
+
+        await eventually(replaced, what="an instance on another node serves", timeout=120, interval=0.5)
+        events = agents.cluster.kubectl("describe", "dp", "moving", "-n", namespace)
+        assert f"replacing moving-decode-0: node {node} is NotReady" in events
+    finally:
+        agents.cluster.kubectl("annotate", "node", node, "retinue.dev/fault-")
+        agents.cluster.kubectl("wait", "node", node, "--for=condition=Ready", "--timeout=60s")
+
+
 async def test_a_template_change_replaces_whole_instances_within_the_surge(agents: Agents, namespace: str) -> None:
     agents.cluster.apply(decode_pool(namespace, "roll", 2, rollout={"maxSurge": 1, "maxUnavailable": 0}))
     first = await replicas(agents, namespace, "dp", "roll", 2)

@@ -238,9 +238,19 @@ def test_a_domain_that_was_chosen_is_found_again_and_one_that_is_gone_is_not() -
     assert placement_of("gone", request(), FAST, nodes) is None
 
 
+def test_an_instance_over_nodes_that_names_no_level_gets_the_nearest_that_is_wide_enough() -> None:
+    narrow = [gpu_node("a", clique="c0", gpus=4), gpu_node("b", clique="c1", gpus=4)]
+    wide = [*narrow, gpu_node("c", clique="c1", gpus=4)]
+    across = place(request(pods=2, gpus=4, pack=None), FAST, narrow, ())
+    within = place(request(pods=2, gpus=4, pack=None), FAST, wide, ())
+    assert isinstance(across, Placement)
+    assert isinstance(within, Placement)
+    assert (across.domain, within.domain) == ("r0", "c1")
+
+
 def test_a_level_that_is_too_narrow_for_the_instance_names_the_wider_ones() -> None:
     nodes = [gpu_node("a", clique="c0", gpus=4), gpu_node("b", clique="c1", gpus=4)]
-    found = place(request(pods=2, gpus=4), FAST, nodes, ())
+    found = place(request(pods=2, gpus=4, pack="nvlinkDomain"), FAST, nodes, ())
     assert isinstance(found, NoFit)
     assert "no nvlinkDomain has more than 1 nodes: set spec.topology.pack to " in found.message
 

@@ -1,6 +1,7 @@
 """A pool in a fake world: instances come, go, fail and move as whole units, and a quiet world stays quiet."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from retinue.api import KVCacheTier, labels
 from retinue.plan import Manager
+from retinue.pool.instances import NODE_LOST_SECONDS
 from retinue.pool.snapshot import PoolMetrics
 
 from .fakeworld import CLIQUE, FakeWorld, gpu_class, gpu_node, make_pool, world
@@ -302,6 +304,50 @@ def test_an_instance_whose_node_is_lost_moves_to_other_nodes() -> None:
     fake.run()
     assert settled(fake)
     assert cliques(fake, "coder-prefill-0") == {"c0", "c1"} - {clique}
+
+
+def goes_dark(fake: FakeWorld, name: str) -> None:
+    """The node stops reporting: its pods are not ready, and what is deleted there stays Terminating."""
+    fake.nodes[name] = replace(fake.nodes[name], ready=False, not_ready_since=fake.now)
+    for pod in fake.pods.values():
+        if pod["spec"].get("nodeName") == name:
+            pod["status"]["conditions"] = [c for c in pod["status"]["conditions"] if c["type"] != "Ready"]
+            del fake.ready_at[pod["metadata"]["uid"]]
+    fake.termination = 10**6
+
+
+def test_an_instance_on_a_node_that_stays_not_ready_is_replaced_by_another_one() -> None:
+    fake = world(make_pool(replicas=1), [gpu_node("a"), gpu_node("b")])
+    fake.run()
+    (before,) = fake.views()
+    goes_dark(fake, before.node or "")
+    fake.advance(NODE_LOST_SECONDS - 1)
+    fake.reconcile()
+    assert [view.name for view in fake.views() if not view.deleting] == [before.name]
+
+    for _ in range(30):
+        fake.advance(1)
+        fake.reconcile()
+
+    (after,) = [view for view in fake.views() if not view.deleting]
+    assert (after.instance, after.ready) == ("coder-prefill-1", True)
+    assert after.node != before.node
+    assert ("InstanceFailed", f"replacing {before.instance}: node {before.node} is NotReady for 30s") in fake.events
+    assert [record.name for record in fake.pool.status.instances] == ["coder-prefill-1"]
+
+
+def test_a_node_that_comes_back_in_time_keeps_its_instance() -> None:
+    fake = world(make_pool(replicas=1), [gpu_node("a"), gpu_node("b")])
+    fake.run()
+    (before,) = fake.views()
+    node = fake.nodes[before.node or ""]
+    fake.nodes[node.name] = replace(node, ready=False, not_ready_since=fake.now)
+    fake.advance(NODE_LOST_SECONDS - 1)
+    assert fake.reconcile().requeue_after == 1.0
+    fake.nodes[node.name] = node
+    fake.advance(60)
+    fake.reconcile()
+    assert [view.uid for view in fake.views()] == [before.uid]
 
 
 def test_released_pods_that_find_no_node_are_taken_back_and_placed_anew() -> None:

@@ -147,7 +147,7 @@ class DomainStatus(Model):
     devices: int
     """Devices that its nodes offer."""
     free_devices: int
-    """Devices on usable nodes that no pod holds."""
+    """Devices on usable nodes that no pod managed by Retinue holds; pods of others are not counted."""
 
 
 class NodeClassStatus(Model):
@@ -162,7 +162,7 @@ class NodeClassStatus(Model):
     devices: int | None = None
     """Devices that the nodes offer."""
     free_devices: int | None = None
-    """Devices on usable nodes that no pod holds."""
+    """Devices on usable nodes that no pod managed by Retinue holds; pods of others are not counted."""
     domains: Annotated[list[DomainStatus], ListMap(("level", "name")), Field(max_length=256)] = Field(
         default_factory=list
     )

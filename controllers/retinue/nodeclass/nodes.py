@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from retinue.api import labels
 from retinue.api.types import Toleration, TolerationOperator
 from retinue.api.units import quantity
+from retinue.conditions import epoch
 from retinue.plan import Manifest
 
 _TERMINAL = ("Succeeded", "Failed")
@@ -27,6 +28,8 @@ class Node:
     ready: bool
     schedulable: bool
     taints: tuple[Taint, ...] = ()
+    not_ready_since: float | None = None
+    """Seconds since the epoch; None for a node that is ready, or that does not say since when it is not."""
     allocatable: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -48,12 +51,15 @@ class Hold:
 def node_from(manifest: Manifest) -> Node:
     """A Node from the wire. Quantities that cannot be read count as absent, never as zero free."""
     meta, spec, status = manifest["metadata"], manifest.get("spec", {}), manifest.get("status", {})
-    ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions", []))
+    condition: Manifest = next((c for c in status.get("conditions", []) if c.get("type") == "Ready"), {})
+    ready = condition.get("status") == "True"
+    since = condition.get("lastTransitionTime")
     return Node(
         name=meta["name"],
         labels=meta.get("labels", {}),
         ready=ready,
         schedulable=not spec.get("unschedulable", False),
+        not_ready_since=epoch(since) if since and not ready else None,
         taints=tuple(Taint(t["key"], t["effect"], t.get("value", "")) for t in spec.get("taints", [])),
         allocatable=_quantities(status.get("allocatable", {})),
     )

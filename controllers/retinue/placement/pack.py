@@ -1,5 +1,6 @@
 """Packs one instance into one domain, or says precisely why not."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,7 +66,7 @@ def place(request: Request, class_: ResolvedClass, nodes: Iterable[Node], holds:
     """
     all_nodes = tuple(nodes)
     free = free_capacity(class_, all_nodes, holds)
-    level = _pack_level(request, class_)
+    level = _pack_level(request, class_, all_nodes)
     if isinstance(level, str):
         return NoFit(
             class_.name,
@@ -96,10 +97,11 @@ def place(request: Request, class_: ResolvedClass, nodes: Iterable[Node], holds:
 
 def placement_of(domain: str, request: Request, class_: ResolvedClass, nodes: Iterable[Node]) -> Placement | None:
     """The placement that `place` gave when it chose `domain` for this request; None when no node is in it any more."""
-    level = _pack_level(request, class_)
+    all_nodes = tuple(nodes)
+    level = _pack_level(request, class_, all_nodes)
     if level is None or isinstance(level, str):
         return None
-    keys = {domain_key(n, level) for n in nodes if class_.matches(n) and domain_of(n, level) == domain}
+    keys = {domain_key(n, level) for n in all_nodes if class_.matches(n) and domain_of(n, level) == domain}
     found = next((key for key in level.keys if key in keys), None)
     return None if found is None else _placement_in(class_, Domain(domain, found), level)
 
@@ -108,15 +110,26 @@ def _placement_in(class_: ResolvedClass, domain: Domain, level: TopologyLevel) -
     return Placement(class_.name, domain.name, domain.key, level.keys[: level.keys.index(domain.key)])
 
 
-def _pack_level(request: Request, class_: ResolvedClass) -> TopologyLevel | str | None:
-    """The level to pack into; its name alone when the class lacks it; None when any nodes will do."""
+def _pack_level(request: Request, class_: ResolvedClass, nodes: Iterable[Node]) -> TopologyLevel | str | None:
+    """The level to pack into; its name alone when the class lacks it; None when any nodes will do.
+
+    An instance over several nodes that names no level gets the nearest one that has a domain of so many nodes.
+    """
     if request.pack is not None:
         return class_.level(request.pack) or request.pack
     if request.pods > 1 and class_.topology:
-        return class_.topology[0]
+        matching = [node for node in nodes if class_.matches(node)]
+        wide = (level for level in class_.topology if _widest(level, matching) >= request.pods)
+        return next(wide, class_.topology[0])
     if request.spread is not None:
         return class_.level(request.spread) or request.spread
     return None
+
+
+def _widest(level: TopologyLevel, nodes: Iterable[Node]) -> int:
+    """How many nodes the largest domain of the level has."""
+    labelled = Counter(domain_of(node, level) for node in nodes if domain_key(node, level) is not None)
+    return max(labelled.values(), default=0)
 
 
 def _domains(free: Sequence[Free], level: TopologyLevel) -> dict[Domain, list[Free]]:
@@ -232,8 +245,9 @@ def instances_that_fit(
     request: Request, class_: ResolvedClass, nodes: Iterable[Node], holds: Iterable[Hold], limit: int = 64
 ) -> int:
     """How many more such instances the class can take now, counting up to `limit`."""
-    free = free_capacity(class_, tuple(nodes), holds)
-    level = _pack_level(request, class_)
+    all_nodes = tuple(nodes)
+    free = free_capacity(class_, all_nodes, holds)
+    level = _pack_level(request, class_, all_nodes)
     if isinstance(level, str):
         return 0
     if level is None:

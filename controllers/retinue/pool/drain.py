@@ -20,7 +20,12 @@ def finish_drains(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: 
     """Deletes a drained instance once nothing is in flight on it, or its time is up."""
     timeout = seconds(snapshot.pool.spec.drain.timeout)
     for instance in instances:
-        if instance.phase != InstancePhase.DRAINING or instance.drain_started is None or instance.failure:
+        if (
+            instance.phase != InstancePhase.DRAINING
+            or instance.drain_started is None
+            or instance.failure
+            or instance.lost
+        ):
             continue
         if instance.name in draft.reclaimed:
             continue

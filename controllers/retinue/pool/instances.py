@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 
 from retinue.api.pool import InstancePhase, InstanceStatus
 from retinue.conditions import epoch
+from retinue.nodeclass.nodes import Node
 from retinue.pool.snapshot import PodView
 
 UNSCHEDULABLE_SECONDS = 60.0
 """How long a released pod may find no node before its instance is taken back and placed anew."""
+
+NODE_LOST_SECONDS = 30.0
+"""How long a node may be NotReady before its instances are replaced; the node controller has waited before that."""
 
 _INDEX = re.compile(r"-(\d+)$")
 
@@ -18,7 +22,8 @@ _INDEX = re.compile(r"-(\d+)$")
 class Instance:
     """One instance: its pods, what is remembered of it, and its state.
 
-    `failure` says why the whole instance must be restarted; `going` means that all its pods are being deleted.
+    `failure` says why the whole instance must be restarted in its place, `lost` why it must be replaced by another;
+    `going` means that all its pods are being deleted.
     """
 
     name: str
@@ -32,6 +37,7 @@ class Instance:
     last_restart: float = 0.0
     drain_started: float | None = None
     failure: str | None = None
+    lost: str | None = None
     going: bool = False
     remembered: InstanceStatus | None = field(default=None, compare=False)
 
@@ -58,13 +64,33 @@ class Instance:
         return next((pod.domain for pod in self.pods if pod.domain), None)
 
 
+def lost_nodes(pods: Iterable[PodView], nodes: Iterable[Node], now: float) -> dict[str, str]:
+    """Nodes on which pods were placed and that are gone or NotReady for long, with a sentence about each.
+
+    The pods there end only when the node comes back or is removed, so nothing can be started again in their place.
+    """
+    known = {node.name: node for node in nodes}
+    lost: dict[str, str] = {}
+    for name in {pod.node for pod in pods if pod.node is not None}:
+        node = known.get(name)
+        if node is None:
+            lost[name] = f"node {name} is gone"
+        elif node.not_ready_since is not None and now - node.not_ready_since >= NODE_LOST_SECONDS:
+            lost[name] = f"node {name} is NotReady for {now - node.not_ready_since:.0f}s"
+    return lost
+
+
 def group(
-    pods: Iterable[PodView], remembered: Iterable[InstanceStatus], expected: Mapping[str, int], now: float
+    pods: Iterable[PodView],
+    remembered: Iterable[InstanceStatus],
+    expected: Mapping[str, int],
+    lost: Mapping[str, str],
+    now: float,
 ) -> tuple[Instance, ...]:
     """The pool's instances by index.
 
-    `expected` is the number of pods per instance on each node class. `remembered` is the status of the last
-    reconcile: an instance without pods is kept only while it waits to be restarted.
+    `expected` is the number of pods per instance on each node class, `lost` what `lost_nodes` found. `remembered` is
+    the status of the last reconcile: an instance without pods is kept only while it waits to be restarted.
     """
     members: dict[str, list[PodView]] = {}
     for pod in pods:
@@ -72,7 +98,7 @@ def group(
     memory = {record.name: record for record in remembered}
     waiting = {name for name, record in memory.items() if name not in members and _awaits_restart(record)}
     found = [
-        _instance(name, tuple(members.get(name, ())), memory.get(name), expected, now)
+        _instance(name, tuple(members.get(name, ())), memory.get(name), expected, lost, now)
         for name in {*members, *waiting}
         if name
     ]
@@ -100,14 +126,20 @@ def free_indexes(instances: Iterable[Instance], count: int) -> list[int]:
 
 
 def _instance(
-    name: str, pods: tuple[PodView, ...], record: InstanceStatus | None, expected: Mapping[str, int], now: float
+    name: str,
+    pods: tuple[PodView, ...],
+    record: InstanceStatus | None,
+    expected: Mapping[str, int],
+    lost_nodes: Mapping[str, str],
+    now: float,
 ) -> Instance:
     pods = tuple(sorted(pods, key=lambda pod: pod.rank))
     node_class = pods[0].node_class if pods else (record.node_class or "" if record else "")
     wanted = expected.get(node_class, max(len(pods), 1))
     draining = next((pod.drain_started for pod in pods if pod.drain_started), None)
     going = bool(pods) and all(pod.deleting for pod in pods)
-    failure = None if going else _failure(pods, wanted, now)
+    lost = next((lost_nodes[pod.node] for pod in pods if pod.node is not None and pod.node in lost_nodes), None)
+    failure = None if going or lost else _failure(pods, wanted, now)
     match = _INDEX.search(name)
     return Instance(
         name=name,
@@ -116,11 +148,12 @@ def _instance(
         expected_pods=wanted,
         revision=pods[0].revision if pods else (record.revision if record else ""),
         node_class=node_class,
-        phase=_phase(pods, wanted, draining is not None, going, _awaits_restart(record)),
+        phase=_phase(pods, wanted, draining is not None, going, _awaits_restart(record) and not lost),
         restarts=record.restarts if record else 0,
         last_restart=epoch(record.last_restart) if record and record.last_restart else 0.0,
         drain_started=epoch(draining) if draining else None,
         failure=failure,
+        lost=None if going else lost,
         going=going,
         remembered=record,
     )

@@ -9,7 +9,16 @@ from retinue.pool.admission import Admission, admit
 from retinue.pool.build import build_marks, build_pod, build_service
 from retinue.pool.draft import Draft
 from retinue.pool.drain import DRAIN_POLL_SECONDS, finish_drains
-from retinue.pool.instances import UNSCHEDULABLE_SECONDS, Instance, free_indexes, group, instance_name, pod_name
+from retinue.pool.instances import (
+    NODE_LOST_SECONDS,
+    UNSCHEDULABLE_SECONDS,
+    Instance,
+    free_indexes,
+    group,
+    instance_name,
+    lost_nodes,
+    pod_name,
+)
 from retinue.pool.release import choose_class, release_gated
 from retinue.pool.revision import revision as revision_of
 from retinue.pool.snapshot import PoolSnapshot
@@ -23,17 +32,19 @@ def plan(snapshot: PoolSnapshot, now: float) -> Plan:
     admission = admit(snapshot)
     revision = revision_of(snapshot.pool, dict(snapshot.tiers))
     expected = {name: shape.pods for name, shape in admission.shapes.items()}
-    instances = group(snapshot.pods, snapshot.pool.status.instances, expected, now)
+    lost = lost_nodes(snapshot.pods, snapshot.nodes, now)
+    instances = group(snapshot.pods, snapshot.pool.status.instances, expected, lost, now)
     draft = Draft()
     if admission.valid.status:
         draft.apply.append(Apply(build_service(snapshot)))
+        _give_up_lost(snapshot, instances, draft)
         _restart_failed(snapshot, instances, draft)
         _move_towards_replicas(snapshot, admission, instances, revision, draft, now)
         _complete_interrupted(snapshot, admission, instances, revision, draft, now)
         release_gated(snapshot, admission, instances, revision, draft)
     finish_drains(snapshot, instances, draft, now)
     _keep_marks(snapshot, instances, draft)
-    _look_again_when_due(instances, draft, now)
+    _look_again_when_due(snapshot, instances, draft, now)
     status, events = pool_status(
         snapshot, admission, instances, revision, draft.restarted, draft.removed, draft.drained, draft.unplaced, now
     )
@@ -44,6 +55,15 @@ def plan(snapshot: PoolSnapshot, now: float) -> Plan:
         events=(*draft.events, *events),
         requeue_after=draft.requeue,
     )
+
+
+def _give_up_lost(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: Draft) -> None:
+    """An instance on a node that is gone is replaced by another one: its own pods may never end."""
+    for instance in instances:
+        if instance.lost is not None:
+            draft.remove(instance.pods, snapshot.pool.metadata.namespace)
+            draft.removed.add(instance.name)
+            draft.say(Reason.INSTANCE_FAILED, f"replacing {instance.name}: {instance.lost}", True)
 
 
 def _restart_failed(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: Draft) -> None:
@@ -114,9 +134,13 @@ def _keep_marks(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: Dr
                 draft.apply.append(Apply(build_marks(snapshot, pod, None), Manager.INSTANCE))
 
 
-def _look_again_when_due(instances: Iterable[Instance], draft: Draft, now: float) -> None:
-    """What changes by time alone: a released pod that finds no node, and failures that are forgotten."""
+def _look_again_when_due(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: Draft, now: float) -> None:
+    """What changes by time alone: pods that find no node, nodes that do not come back, failures that are forgotten."""
+    not_ready = {node.name: node.not_ready_since for node in snapshot.nodes if node.not_ready_since is not None}
     for instance in instances:
+        for pod in instance.pods:
+            if pod.node in not_ready and not pod.deleting and instance.lost is None:
+                draft.again(not_ready[pod.node] + NODE_LOST_SECONDS - now)
         for pod in instance.pods:
             if pod.node is None and pod.unschedulable_since is not None and not pod.deleting:
                 draft.again(pod.unschedulable_since + UNSCHEDULABLE_SECONDS - now)
@@ -133,6 +157,8 @@ def _candidate(snapshot: PoolSnapshot, admission: Admission, instance: Instance,
     class_gone = instance.node_class in snapshot.pool.spec.node_classes and instance.node_class not in snapshot.classes
     current = instance.revision == revision and (instance.node_class in admission.shapes or class_gone)
     phase = InstancePhase.PENDING if instance.failure and instance.phase != InstancePhase.DRAINING else instance.phase
+    if instance.lost is not None:
+        phase = InstancePhase.GONE
     return Candidate(
         name=instance.name,
         phase=phase,
