@@ -80,6 +80,8 @@ def _run(work: Coroutine[None, None, None]) -> None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         await work
 
+    # A script's background job starts with SIGINT ignored, and Python then leaves it so: whoever sends it means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with suppress(asyncio.CancelledError):
             asyncio.run(until_terminated())
