@@ -16,9 +16,12 @@ from retinue_emulator.loopback.process import ChildProcess
 from .product import CLASSES, NODE_CLASS, REPOSITORY, SPEED, Agents, answers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def agents(cluster: ClusterAccess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agents]:
-    """The product on the test cluster with 14 emulated nodes of 80 GPUs, and node classes for them."""
+    """The product on the test cluster with 14 emulated nodes of 80 GPUs, and node classes for them.
+
+    For one module only: other modules run operators and Prometheus servers of their own on the same cluster.
+    """
     logs = tmp_path_factory.mktemp("agents")
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY / "deploy"))
     operator_port, gateway_port = pick_ports(2)
@@ -53,6 +56,7 @@ def agents(cluster: ClusterAccess, tmp_path_factory: pytest.TempPathFactory) -> 
         for child in children:
             await child.stop(10)
         await prometheus.stop()
+        cluster.kubectl("delete", "nodeclass", *CLASSES, "--ignore-not-found")
 
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         children = runner.run(start())
