@@ -182,6 +182,13 @@ class Finding:
         return {True: "True", False: "False", None: "Unknown"}[self.status]
 
 
+def prometheus_answers(error: str | None) -> Finding:
+    """Whether metrics are fresh, for an object that needs no more than an answer; `error` says why there was none."""
+    if error is not None:
+        return Finding(ConditionType.METRICS_FRESH, False, Reason.PROMETHEUS_UNREACHABLE, error)
+    return Finding(ConditionType.METRICS_FRESH, True, Reason.METRICS_CURRENT, "Prometheus answers")
+
+
 def timestamp(now: float) -> str:
     """RFC 3339 in UTC with whole seconds, as Kubernetes writes times; `now` in seconds since the epoch."""
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -20,7 +20,7 @@ from retinue.api.agentpoolstatus import (
 )
 from retinue.api.kvcachetier import Medium
 from retinue.api.pool import InstancePhase
-from retinue.api.units import format_duration, format_ratio
+from retinue.api.units import format_duration, format_ratio, format_share
 from retinue.autoscaling.decision import Decision
 from retinue.autoscaling.inputs import Signal
 from retinue.conditions import ConditionType, Finding, Reason, find, merge, timestamp
@@ -91,7 +91,7 @@ def _role(snapshot: AgentPoolSnapshot, who: Serving, measured: Measurements) -> 
         prefill_pool=who.prefill,
         decode_pool=who.decode,
         ready=ready,
-        hit_rate=_ratio(signals.hit_rate) if signals else None,
+        hit_rate=format_share(signals.hit_rate.value) if signals else None,
         prefill_replicas=prefill.status.ready_replicas if prefill else None,
         decode_replicas=decode.status.ready_replicas if decode else None,
     )
@@ -129,10 +129,6 @@ def _sum(signals: Iterable[Signal]) -> int | None:
 def _worst(signals: Iterable[Signal]) -> str | None:
     known = [signal.value for signal in signals if signal.value is not None]
     return format_duration(max(known)) if known else None
-
-
-def _ratio(signal: Signal) -> str | None:
-    return None if signal.value is None else format_ratio(min(1.0, signal.value))
 
 
 def _cost(snapshot: AgentPoolSnapshot) -> str | None:

@@ -66,3 +66,8 @@ def format_bytes(value: float) -> str:
 def format_ratio(value: float) -> str:
     """A ratio as the API writes it: three decimals."""
     return f"{value:.3f}"
+
+
+def format_share(value: float | None) -> str | None:
+    """A measured ratio as the API writes it, kept within 0 and 1; None stays None."""
+    return None if value is None else format_ratio(min(1.0, max(0.0, value)))

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from retinue.api import KVCacheTier, labels
 from retinue.api.kvcachetier import Backend, KVCacheTierStatus, Medium
-from retinue.api.units import format_bytes, format_duration, format_ratio, quantity
-from retinue.conditions import ConditionType, Finding, Reason, merge
+from retinue.api.units import format_bytes, format_duration, format_ratio, format_share, quantity
+from retinue.conditions import ConditionType, Finding, Reason, merge, prometheus_answers
 from retinue.kvcachetier.build import build_server, build_service, revision, server_labels, server_name
 from retinue.kvcachetier.snapshot import ServerView, TierSnapshot
 from retinue.nodeclass.nodes import Node
@@ -136,16 +136,12 @@ def _status(snapshot: TierSnapshot, findings: Iterable[Finding], now: float) -> 
         capacity=None if capacity is None else format_bytes(capacity),
         used=None if used is None else format_bytes(used),
         fill=None if used is None or not capacity else format_ratio(min(1.0, used / capacity)),
-        hit_rate=_ratio(metrics.hit_rate if metrics else None),
+        hit_rate=format_share(metrics.hit_rate if metrics else None),
         eviction_age=None if metrics is None or metrics.eviction_age is None else format_duration(metrics.eviction_age),
         endpoints=sorted(f"http://{server.ip}:{labels.HTTP_PORT}" for server in serving if server.ip),
         used_by=sorted(f"{user.kind}/{user.name}" for user in snapshot.users),
         conditions=merge(tier.status.conditions, findings, generation, now),
     )
-
-
-def _ratio(value: float | None) -> str | None:
-    return None if value is None else format_ratio(min(1.0, max(0.0, value)))
 
 
 def _ready(snapshot: TierSnapshot, valid: Finding, serving: list[ServerView]) -> Finding:
@@ -192,9 +188,4 @@ def _memory_of(node: Node) -> int:
 
 
 def _fresh(snapshot: TierSnapshot) -> tuple[Finding, ...]:
-    metrics = snapshot.metrics
-    if metrics is None:
-        return ()
-    if metrics.error is not None:
-        return (Finding(ConditionType.METRICS_FRESH, False, Reason.PROMETHEUS_UNREACHABLE, metrics.error),)
-    return (Finding(ConditionType.METRICS_FRESH, True, Reason.METRICS_CURRENT, "Prometheus answers"),)
+    return () if snapshot.metrics is None else (prometheus_answers(snapshot.metrics.error),)

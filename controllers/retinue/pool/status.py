@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from retinue.api import labels
 from retinue.api.pool import InstancePhase, InstanceStatus, PoolStatus
-from retinue.api.units import format_duration, format_ratio
-from retinue.conditions import ConditionType, Finding, Reason, find, merge, timestamp
+from retinue.api.units import format_duration, format_share
+from retinue.conditions import ConditionType, Finding, Reason, find, merge, prometheus_answers, timestamp
 from retinue.placement.pack import NoFit
 from retinue.plan import Event, EventType
 from retinue.pool.admission import Admission
@@ -57,7 +57,7 @@ def pool_status(
         devices_per_instance=None if shape is None else shape.pods * shape.devices_per_pod,
         kv_capacity_tokens=None if shape is None else shape.kv_capacity_tokens,
         instances=records,
-        hit_rate=_ratio(metrics.hit_rate if metrics else None),
+        hit_rate=format_share(metrics.hit_rate if metrics else None),
         ttft_p95=_duration(metrics.ttft_p95 if metrics else None),
         itl_p95=_duration(metrics.itl_p95 if metrics else None),
         conditions=merge(pool.status.conditions, findings, pool.metadata.generation, now),
@@ -148,12 +148,7 @@ def _degraded(records: list[InstanceStatus], restarted: Mapping[str, str]) -> Fi
 
 
 def _metrics(snapshot: PoolSnapshot) -> tuple[Finding, ...]:
-    metrics = snapshot.metrics
-    if metrics is None:
-        return ()
-    if metrics.error is not None:
-        return (Finding(ConditionType.METRICS_FRESH, False, Reason.PROMETHEUS_UNREACHABLE, metrics.error),)
-    return (Finding(ConditionType.METRICS_FRESH, True, Reason.METRICS_CURRENT, "Prometheus answers"),)
+    return () if snapshot.metrics is None else (prometheus_answers(snapshot.metrics.error),)
 
 
 def _ready(
@@ -176,10 +171,6 @@ def _ready(
         return Finding(ConditionType.READY, False, Reason.STARTING, f"none of {wanted} instances is ready yet")
     message = f"{len(ready)} of {wanted} wanted instances are ready"
     return Finding(ConditionType.READY, True, Reason.HEALTHY if len(ready) >= wanted else Reason.SCALING_UP, message)
-
-
-def _ratio(value: float | None) -> str | None:
-    return None if value is None else format_ratio(min(1.0, max(0.0, value)))
 
 
 def _duration(value: float | None) -> str | None:
