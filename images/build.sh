@@ -35,6 +35,8 @@ if [ -n "${WHEELS:-}" ]; then
   rm -rf build/wheels
   "${PYTHON:-python3}" -m pip wheel --quiet --wheel-dir build/wheels '.[emulator]' 'hatchling>=1.27' \
     || fail "pip could not make the wheels" "is a package index reachable?"
+  # The images build the project itself from source; only its dependencies come from here.
+  rm -f build/wheels/retinue-*.whl
   pip_args="--no-index --find-links=/wheels $pip_args"
 fi
 

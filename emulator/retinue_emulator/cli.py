@@ -15,6 +15,7 @@ def build_app() -> typer.Typer:
     """The command tree."""
     # Imported here, so that an engine in a container starts without them.
     from retinue_emulator.demo.cli import demo
+    from retinue_emulator.kind.cli import app as kind
     from retinue_emulator.kubeletplugin.cli import kubelet_plugin
     from retinue_emulator.loopback.cli import app as loopback
     from retinue_emulator.nodeplugin.cli import inventory, node_plugin
@@ -33,6 +34,7 @@ def build_app() -> typer.Typer:
     app.command(name="engine", context_settings=_PASS_ON, add_help_option=False)(engine)
     app.command(name="tier", context_settings=_PASS_ON, add_help_option=False)(tier)
     app.add_typer(loopback, name="loopback")
+    app.add_typer(kind, name="kind")
     app.add_typer(replay, name="replay")
     return app
 

@@ -29,8 +29,8 @@ class LeaseTerms:
 
     name: str
     namespace: str
-    duration: float = 15.0
-    renew_deadline: float = 10.0
+    duration: float = 10.0
+    renew_deadline: float = 7.0
     retry_period: float = 2.0
 
     def __post_init__(self) -> None:

@@ -85,8 +85,8 @@ _OPERATOR = Section(
         "leaderElection": Section(
             "Times of the leader election, in seconds.",
             {
-                "leaseDuration": number("How long a standby waits after the last renewal it saw.", 15, 1),
-                "renewDeadline": number("The leader ends when it could not renew for so long.", 10, 1),
+                "leaseDuration": number("How long a standby waits after the last renewal it saw.", 10, 1),
+                "renewDeadline": number("The leader ends when it could not renew for so long.", 7, 1),
                 "retryPeriod": number("Time between two tries.", 2, 1),
             },
         ),
@@ -110,6 +110,7 @@ _GATEWAY = Section(
             {
                 "type": choice("Type.", "ClusterIP", ("ClusterIP", "NodePort", "LoadBalancer")),
                 "port": number("Port.", 8080, 1, 65535),
+                "nodePort": number("Port on every node, for the types that have one; 0 for any free one.", 0, 0, 65535),
                 "annotations": mapping("Annotations, for example of a load balancer."),
                 "sessionAffinity": choice("Keeps a client's address on one pod.", "ClientIP", ("None", "ClientIP")),
             },
@@ -141,6 +142,9 @@ _EMULATOR = Section(
             "How accelerators reach pods: extended resources, or claims (DRA).",
             "device-plugin",
             ("device-plugin", "dra"),
+        ),
+        "deviceClasses": strings(
+            "DeviceClasses to make, each for the devices of the DRA driver of the same name (gpu.nvidia.com).",
         ),
         "kubeletDir": Value(
             "The kubelet's root on the nodes.", "/var/lib/kubelet", {"type": "string", "pattern": "^/"}
