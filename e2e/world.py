@@ -1,4 +1,4 @@
-"""The cluster under test, seen from outside: kubectl, HTTP, and the nodes as containers where the cluster is a kind one."""
+"""The cluster under test from outside: kubectl, HTTP, and nodes as containers where the cluster is a kind one."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class World:
     # --- nodes -------------------------------------------------------------------------------------------------------
 
     def machine(self) -> KindCluster:
-        """The kind cluster. Raises LoopbackError on a cluster that somebody else made: its nodes are not ours to stop."""
+        """The kind cluster. Raises LoopbackError where the nodes are not ours to stop."""
         if self.kind is None:
             raise LoopbackError("this is not a kind cluster of ours", "run without KUBECONFIG")
         return self.kind

@@ -1,1 +1,1 @@
-"""The whole product on a real cluster: kind nodes with real kubelets, images built here, the chart installed by Helm."""
+"""The whole product on real kubelets: a kind cluster, images built here, the chart installed by Helm."""

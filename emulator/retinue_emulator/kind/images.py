@@ -1,4 +1,4 @@
-"""Images for a kind cluster: the project's own by images/build.sh, and Prometheus from the binary that is built here."""
+"""Images for a kind cluster: the project's own by images/build.sh, and Prometheus from the binary built here."""
 
 from __future__ import annotations
 
