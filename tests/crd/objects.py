@@ -14,7 +14,7 @@ from retinue.api.types import Model
 from retinue_emulator.loopback import ClusterAccess
 
 _ROOT = Path(__file__).resolve().parents[2]
-SAMPLES = _ROOT / "docs" / "examples" / "samples"
+SAMPLES = _ROOT / "docs" / "reference" / "samples"
 CRDS = _ROOT / "crds"
 MODELS: Mapping[str, type[Model]] = {kind.kind_info.kind: kind for kind in KINDS}
 INFOS = {kind.kind_info.kind: kind.kind_info for kind in KINDS}
@@ -32,7 +32,7 @@ class Refusal(Exception):
 
 
 def sample(name: str) -> Manifest:
-    """A fresh copy of the sample manifest docs/examples/samples/<name>.yaml."""
+    """A fresh copy of the sample manifest docs/reference/samples/<name>.yaml."""
     manifest = yaml.safe_load((SAMPLES / f"{name}.yaml").read_text(encoding="utf-8"))
     assert isinstance(manifest, dict)
     return manifest
