@@ -61,7 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--state", type=Path, help="folder of a cluster that an earlier run kept: use it again")
     parser.add_argument("--name", default="retinue-e2e", help="name of the kind cluster")
     parser.add_argument("--workers", default="3", help="tests that run side by side")
-    parser.add_argument("--phase", choices=("all", "together", "alone"), default="all")
+    parser.add_argument("--phase", choices=("all", "install", "together", "alone"), default="all")
     parser.add_argument("pytest", nargs="*", help="arguments of pytest after --, such as -k drain")
     return parser.parse_args()
 

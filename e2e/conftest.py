@@ -16,7 +16,6 @@ import pytest
 
 from retinue_emulator.loopback import LoopbackError
 
-from .manifests import node_classes
 from .session import Session, open_session
 from .world import World
 
@@ -38,7 +37,6 @@ def session() -> Session:
 @pytest.fixture(scope="session")
 def _world(session: Session) -> Iterator[World]:
     with session.world() as world:
-        world.apply(*node_classes(world.speed))
         yield world
 
 

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from .manifests import node_classes
 from .world import World, condition
 
 pytestmark = pytest.mark.install
@@ -14,6 +15,7 @@ def test_helm_install_makes_everything_ready(world: World) -> None:
     notes = world.release.install(world.values)
     world.figure("helm install to Ready", time.monotonic() - began, "s", "helm upgrade --install --wait, images loaded")
 
+    world.apply(*node_classes(world.speed))
     assert "is installed in retinue-system" in notes
     for component, count in {"operator": 2, "gateway": 1, "prometheus": 1}.items():
         pods = world.system_pods(component)

@@ -75,8 +75,9 @@ class KindCluster:
         self._kind("delete", "cluster", "--quiet", "--name", self.name, "--kubeconfig", str(self.access.kubeconfig))
 
     def load(self, *images: str) -> None:
-        """Puts images of this machine's engine into every node."""
-        self._kind("load", "docker-image", "--name", self.name, *images)
+        """Puts images of this machine's engine into the workers, which are the nodes that run pods."""
+        workers = ",".join(node for node in self.nodes if not node.endswith("-control-plane"))
+        self._kind("load", "docker-image", "--name", self.name, "--nodes", workers, *images)
 
     def in_node(self, node: str, *argv: str) -> str:
         """Runs a command in a node and returns its standard output."""

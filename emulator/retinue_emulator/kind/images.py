@@ -15,7 +15,7 @@ from .layout import PROMETHEUS_IMAGE
 from .machine import Machine
 
 OWN_IMAGES = ("operator", "gateway", "emulator")
-_DOCKERFILE = 'FROM scratch\nCOPY prometheus /prometheus\nUSER 65532:65532\nENTRYPOINT ["/prometheus"]\n'
+_DOCKERFILE = 'FROM scratch\nCOPY prometheus /bin/prometheus\nUSER 65532:65532\nENTRYPOINT ["/bin/prometheus"]\n'
 
 
 def version(root: Path) -> str:

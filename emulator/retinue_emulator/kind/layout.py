@@ -19,7 +19,6 @@ _AUDIT_FOLDER = "/etc/kubernetes/audit"
 _AUDIT_LOGS = "/var/log/kubernetes"
 # A dead node is noticed after 20 s in place of 50: the kubelets report every 4.
 _KUBELET = "kind: KubeletConfiguration\nfailCgroupV1: false\nnodeStatusUpdateFrequency: 4s\n"
-_TOLERATE_ALL = [{"operator": "Exists"}]
 
 
 def inventory(cluster: str) -> str:
@@ -78,7 +77,6 @@ def values(cluster: str, *, speed: float, prometheus_tag: str, emulated: bool = 
     """
     on_first_worker: Mapping[str, Any] = {"nodeSelector": {"kubernetes.io/hostname": f"{cluster}-worker"}}
     return {
-        "operator": {"tolerations": _TOLERATE_ALL},
         "gateway": {
             "latencyScale": speed,
             "shutdownDelay": 2,
