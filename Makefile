@@ -1,15 +1,23 @@
 # Everything works from a fresh clone: each target makes its own virtual environment first.
-#   make demo            the whole product on this machine, in a few minutes; KEEP=1 leaves the cluster up
-#   make test            all tests
+#   make demo            the whole product on this machine, in a few minutes; KEEP=1 leaves the cluster up; CLUSTER=kind
+#                        runs it on a kind cluster with real kubelets
+#   make test            all tests that need no container engine
+#   make e2e             a kind cluster with the product installed by Helm, and everything proved on it; KUBECONFIG=...
+#                        runs it on an existing cluster
 #   make verify          formatting, types, import rules, generated files
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Where no image can be pulled, a program beside the checkout builds what kind needs; elsewhere docker and kind in PATH do.
+KIND_BUILDER := $(wildcard ../shared/kind-node/kind-node)
+ifneq ($(KIND_BUILDER),)
+export RETINUE_KIND_BUILDER ?= $(abspath $(KIND_BUILDER))
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify generate format binaries images load clean
+.PHONY: help demo test e2e verify generate format binaries images load clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +33,14 @@ $(READY): pyproject.toml
 binaries: $(READY) ## build the control plane's binaries (once, 5 to 15 minutes; cached)
 	@$(BIN)/retinue-emulator loopback build
 
-demo: binaries ## the whole product on this machine; KEEP=1 leaves the cluster up
-	@$(BIN)/retinue-emulator demo $(if $(KEEP),--keep) $(DEMO_ARGS)
+demo: binaries ## the whole product on this machine; KEEP=1 leaves the cluster up, CLUSTER=kind takes real kubelets
+	@$(BIN)/retinue-emulator demo $(if $(KEEP),--keep) $(if $(CLUSTER),--cluster $(CLUSTER)) $(DEMO_ARGS)
 
-test: binaries ## all tests; TESTS=tests/unit runs a part
+test: binaries ## all tests that need no container engine; TESTS=tests/unit runs a part
 	@$(BIN)/python -m pytest $(TESTS)
+
+e2e: $(READY) ## everything on a kind cluster, or on that of KUBECONFIG; E2E_ARGS="--keep -- -k drain"
+	@$(BIN)/python e2e $(E2E_ARGS)
 
 verify: $(READY) ## formatting, types, import rules, generated files
 	$(BIN)/ruff check .
@@ -59,4 +70,4 @@ load: ## load those images into the kind cluster KIND_CLUSTER
 	@images/load.sh
 
 clean: ## remove the virtual environment and reports (the binaries' cache stays)
-	rm -rf $(VENV) demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build demo-report e2e-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
