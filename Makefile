@@ -20,7 +20,7 @@ endif
 .PHONY: help demo test e2e verify generate format binaries images load clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Retinue needs Python 3.11 or newer: $(PYTHON) was not found (set PYTHON=...)"; exit 1; }

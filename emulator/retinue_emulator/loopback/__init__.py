@@ -5,7 +5,8 @@ from .audit import AuditEvent
 from .build import ensure_tools
 from .controlplane import ControlPlane
 from .errors import LoopbackError
-from .prometheus import PrometheusServer, Sample
+from .prometheus import PrometheusServer
+from .prometheus_api import PrometheusApi, Sample
 from .prometheus_config import StaticTarget
 from .waiting import eventually
 
@@ -15,6 +16,7 @@ __all__ = [
     "ControlPlane",
     "KubectlError",
     "LoopbackError",
+    "PrometheusApi",
     "PrometheusServer",
     "Sample",
     "StaticTarget",

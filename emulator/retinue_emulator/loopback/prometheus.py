@@ -1,18 +1,14 @@
 """A Prometheus server as a child process that scrapes the pods of a cluster and can be asked, stopped and started."""
 
 import logging
-import math
 import secrets
 import shutil
 import signal
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-import aiohttp
 
 from .build import ensure_tools
 from .errors import LoopbackError, PortTakenError
@@ -20,22 +16,13 @@ from .health import wait_healthy
 from .ports import HOST, pick_ports
 from .process import ChildProcess
 from .progress import Reporter
+from .prometheus_api import PrometheusApi, Sample
 from .prometheus_config import StaticTarget, render_config
 
 _LOGGER = logging.getLogger(__name__)
 _START_ATTEMPTS = 5
 _READY_SECONDS = 60.0
 _GRACE_SECONDS = 5.0
-_QUERY_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One series of an instant query: its labels, value (NaN and infinities as floats) and time (Unix seconds)."""
-
-    labels: Mapping[str, str]
-    value: float
-    time: float
 
 
 class PrometheusServer:
@@ -137,21 +124,16 @@ class PrometheusServer:
         await self._stop_child()
 
     async def query(self, promql: str) -> list[Sample]:
-        """Evaluates an instant query now.
-
-        Returns one sample per series, [] when there is none; a scalar is one sample without labels. Raises
-        LoopbackError when the server cannot be reached or refuses the query.
-        """
-        data = await self._get("/api/v1/query", {"query": promql})
-        if data["resultType"] == "scalar":
-            return [_sample({}, data["result"])]
-        return [_sample(series["metric"], series["value"]) for series in data["result"]]
+        """Evaluates an instant query now, see PrometheusApi."""
+        return await self._api.query(promql)
 
     async def active_targets(self) -> list[dict[str, Any]]:
-        """What is scraped now, as the HTTP API describes targets (labels, scrapeUrl, health, lastError)."""
-        data = await self._get("/api/v1/targets", {"state": "active"})
-        targets: list[dict[str, Any]] = data["activeTargets"]
-        return targets
+        """What is scraped now, see PrometheusApi."""
+        return await self._api.active_targets()
+
+    @property
+    def _api(self) -> PrometheusApi:
+        return PrometheusApi(self.url, f"see {self.log}")
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -187,24 +169,3 @@ class PrometheusServer:
     async def _stop_child(self) -> None:
         if self._child is not None:
             await self._child.stop(_GRACE_SECONDS)
-
-    async def _get(self, path: str, parameters: dict[str, str]) -> dict[str, Any]:
-        limits = aiohttp.ClientTimeout(total=_QUERY_SECONDS)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=limits, trust_env=False) as session,
-                session.get(f"{self.url}{path}", params=parameters) as response,
-            ):
-                answer: dict[str, Any] = await response.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise LoopbackError(f"Prometheus at {self.url} does not answer ({error})", f"see {self.log}") from error
-        if answer.get("status") != "success":
-            raise LoopbackError(f"Prometheus refused {parameters}", str(answer.get("error", "it gave no reason")))
-        data: dict[str, Any] = answer["data"]
-        return data
-
-
-def _sample(labels: Mapping[str, str], point: Sequence[Any]) -> Sample:
-    text = str(point[1])
-    value = {"+Inf": math.inf, "-Inf": -math.inf}.get(text)
-    return Sample(labels, float(text) if value is None else value, float(point[0]))
