@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 Object = dict[str, Any]
 MODEL = {"name": "minimax-m2.5", "precision": "FP8", "kvPrecision": "FP8", "contextWindow": 196608}
 SMALL_MODEL = {"name": "gpt-oss-20b", "precision": "MXFP4", "kvPrecision": "FP8", "contextWindow": 131072}
@@ -103,24 +107,8 @@ def agent_pool(namespace: str, *, mode: str = "Auto", most: int = 2) -> Object:
 
 
 def node_classes(speed: float = SPEED) -> list[Object]:
-    """The classes of the kind cluster's nodes; their times are `speed` times as fast as real."""
-    specs: dict[str, Object] = {
-        "h200": {"family": "GPU", "preset": "h200", "costPerNodeHour": "32"},
-        "b200": {"family": "GPU", "preset": "b200", "costPerNodeHour": "48"},
-        "b300": {
-            "family": "GPU",
-            "preset": "b300",
-            "devices": {"deviceClass": "gpu.nvidia.com", "perNode": 8},
-            "costPerNodeHour": "56",
-        },
-        "storage": {"family": "CPU", "nodeSelector": {"node-role": "storage"}, "costPerNodeHour": "4"},
-    }
-    return [
-        {
-            "apiVersion": "retinue.dev/v1alpha1",
-            "kind": "NodeClass",
-            "metadata": {"name": name, "annotations": {"retinue.dev/time-scale": f"{speed:g}"}},
-            "spec": spec,
-        }
-        for name, spec in specs.items()
-    ]
+    """The classes of the kind cluster's nodes, which are those of the examples; times are `speed` times as fast as real."""
+    classes = list(yaml.safe_load_all((EXAMPLES / "node-classes" / "nodeclasses.yaml").read_text()))
+    for found in classes:
+        found["metadata"]["annotations"]["retinue.dev/time-scale"] = f"{speed:g}"
+    return classes
