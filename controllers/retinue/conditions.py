@@ -108,6 +108,10 @@ class Reason(_Explained):
         "InstanceRestarted",
         "A pod failed, so its whole instance is started again, after a growing wait.",
     )
+    DEVICE_UNHEALTHY = (
+        "DeviceUnhealthy",
+        "An instance holds a device that its kubelet reports as broken: another one is made, then it drains.",
+    )
     INSTANCE_REMOVED = "InstanceRemoved", "An instance that did not serve was deleted."
     HEALTHY = "Healthy", "The pool serves, no instance is failing."
     # tiers

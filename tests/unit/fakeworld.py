@@ -276,6 +276,12 @@ class FakeWorld:
         ]
         _set_condition(self.pods[name], "Ready", "False", "PodFailed", self.now)
 
+    def break_device(self, name: str, health: str = "Unhealthy") -> None:
+        """The kubelet reports the health of the device that a pod holds."""
+        device = {"resourceID": "GPU-7", "health": health}
+        status = {"name": "engine", "allocatedResourcesStatus": [{"name": GPU, "resources": [device]}]}
+        self.pods[name]["status"]["containerStatuses"] = [status]
+
     def lose_node(self, name: str) -> None:
         """A node and its pods vanish, as after the pod garbage collector has run."""
         del self.nodes[name]

@@ -23,6 +23,7 @@ class Instance:
     """One instance: its pods, what is remembered of it, and its state.
 
     `failure` says why the whole instance must be restarted in its place, `lost` why it must be replaced by another;
+    `unhealthy` names a broken device that it holds: it may still serve, so another one is made before it drains.
     `going` means that all its pods are being deleted.
     """
 
@@ -38,6 +39,7 @@ class Instance:
     drain_started: float | None = None
     failure: str | None = None
     lost: str | None = None
+    unhealthy: str | None = None
     going: bool = False
     remembered: InstanceStatus | None = field(default=None, compare=False)
 
@@ -154,6 +156,7 @@ def _instance(
         drain_started=epoch(draining) if draining else None,
         failure=failure,
         lost=None if going else lost,
+        unhealthy=None if going or lost else _unhealthy(pods),
         going=going,
         remembered=record,
     )
@@ -194,3 +197,7 @@ def _failure(pods: tuple[PodView, ...], wanted: int, now: float) -> str | None:
     if since and now - min(since) >= UNSCHEDULABLE_SECONDS:
         return f"pod {released[0].name} found no node for {UNSCHEDULABLE_SECONDS:.0f}s after it was placed"
     return None
+
+
+def _unhealthy(pods: tuple[PodView, ...]) -> str | None:
+    return next((f"{pod.unhealthy} on node {pod.node} is unhealthy" for pod in pods if pod.unhealthy), None)

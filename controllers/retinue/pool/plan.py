@@ -162,7 +162,8 @@ def _candidate(snapshot: PoolSnapshot, admission: Admission, instance: Instance,
     return Candidate(
         name=instance.name,
         phase=phase,
-        current=current or not admission.connected,
+        # One on a broken device is replaced like an outdated one: by another first, where rollout.maxSurge has room.
+        current=(current and instance.unhealthy is None) or not admission.connected,
         sessions=metrics.sessions.get(instance.name) if metrics else None,
         cached_tokens=metrics.cached_tokens.get(instance.name) if metrics else None,
         created=instance.created,

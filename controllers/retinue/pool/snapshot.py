@@ -23,7 +23,10 @@ class PoolKind(StrEnum):
 
 @dataclass(frozen=True)
 class PodView:
-    """One pod of a pool. `created` and `unschedulable_since` in seconds since the epoch."""
+    """One pod of a pool. `created` and `unschedulable_since` in seconds since the epoch.
+
+    unhealthy: which of its devices the kubelet reports as broken, in words; empty where it reports none.
+    """
 
     name: str
     uid: str
@@ -43,6 +46,7 @@ class PodView:
     unschedulable_since: float | None = None
     message: str = ""
     template: str = ""
+    unhealthy: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ def pod_view(manifest: Manifest) -> PodView:
         unschedulable_since=epoch(since) if waiting and since else None,
         message=_failure(status),
         template=notes.get(labels.TEMPLATE, ""),
+        unhealthy=_unhealthy(status),
     )
 
 
@@ -125,3 +130,17 @@ def _failure(status: Manifest) -> str:
             text = f": {ended['message']}" if ended.get("message") else ""
             return f"container {container['name']} exited with code {ended['exitCode']} ({reason}){text}"
     return str(status.get("message") or status.get("reason") or "")
+
+
+def _unhealthy(status: Manifest) -> str:
+    """The broken devices that a pod holds. Kubelets tell of them with the feature ResourceHealthStatus (on since 1.36);
+    "Unknown" says that nobody watches, not that a device is broken.
+    """
+    broken = [
+        f"{resource['name']} {device['resourceID']}"
+        for container in status.get("containerStatuses", [])
+        for resource in container.get("allocatedResourcesStatus", [])
+        for device in resource.get("resources", [])
+        if device.get("health") == "Unhealthy"
+    ]
+    return ", ".join(sorted(broken))
