@@ -1,5 +1,7 @@
 """Every object that the core builds, as a YAML file that a person can read; a change of it shows in the diff.
 
+Images without a name of their own are those of retinue/emulator:VERSION here, so that no file tells a version.
+
 After an intended change: RETINUE_UPDATE_GOLDEN=1 python -m pytest tests/unit/test_builders_golden.py
 """
 
@@ -13,6 +15,7 @@ import yaml
 
 from retinue.agentpool.build import build_decode_pool, build_prefill_pool, build_replicas, build_tier
 from retinue.api import AgentPool, KVCacheTier, labels
+from retinue.engines import simulated
 from retinue.engines.launch import unsupported
 from retinue.engines.simulated import ENGINE_COMMAND, TIER_COMMAND
 from retinue.kvcachetier.build import build_server
@@ -182,6 +185,11 @@ BUILT: dict[str, Callable[[], Manifest]] = {
     "agentpool-tier": lambda: build_tier(AGENT_POOL, AGENT_POOL.spec.tiers[0]),
     "agentpool-replicas": lambda: build_replicas("PrefillPool", "agents", "coder-primary", 3),
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulated, "DEFAULT_IMAGE", "retinue/emulator:VERSION")
 
 
 @pytest.mark.parametrize("name", sorted(BUILT))

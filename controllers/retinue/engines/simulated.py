@@ -6,8 +6,9 @@ from typing import Any
 
 from retinue.api.pool import Connector, ModelSpec, Parallelism
 from retinue.catalog.load import CUSTOM_DEVICE
+from retinue.version import VERSION
 
-DEFAULT_IMAGE = "retinue/emulator:0.1.0"
+DEFAULT_IMAGE = f"retinue/emulator:{VERSION}"
 ENGINE_COMMAND = ("retinue-emulator", "engine")
 TIER_COMMAND = ("retinue-emulator", "tier")
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from retinue.api.labels import FAULT
+from retinue.version import VERSION
 from retinue_emulator.inventory import NodeFacts, Taint
 
 from .containerstate import JsonObject, timestamp
@@ -81,7 +82,7 @@ def node_status(
         "nodeInfo": {
             "architecture": facts.architecture,
             "bootID": str(boot),
-            "containerRuntimeVersion": "retinue://0.1.0",
+            "containerRuntimeVersion": f"retinue://{VERSION}",
             "kernelVersion": "6.8.0-retinue",
             "kubeProxyVersion": "",
             "kubeletVersion": KUBELET_VERSION,
