@@ -108,6 +108,14 @@ class Reason(_Explained):
         "InstanceRestarted",
         "A pod failed, so its whole instance is started again, after a growing wait.",
     )
+    IMAGE_NOT_PULLED = (
+        "ImageNotPulled",
+        "A node cannot get the image of an instance; the kubelet tries again, and an older revision serves on.",
+    )
+    CONTAINER_NOT_CREATED = (
+        "ContainerNotCreated",
+        "A container of an instance cannot be created, for example because a Secret is missing; it is tried again.",
+    )
     DEVICE_UNHEALTHY = (
         "DeviceUnhealthy",
         "An instance holds a device that its kubelet reports as broken: another one is made, then it drains.",

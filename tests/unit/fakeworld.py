@@ -282,6 +282,16 @@ class FakeWorld:
         status = {"name": "engine", "allocatedResourcesStatus": [{"name": GPU, "resources": [device]}]}
         self.pods[name]["status"]["containerStatuses"] = [status]
 
+    def hold_up(self, name: str, reason: str, message: str) -> None:
+        """The kubelet cannot start the pod's container, for example for lack of its image; "" ends that."""
+        pod = self.pods[name]
+        pod["status"]["phase"] = "Pending"
+        self.ready_at.pop(pod["metadata"]["uid"], None)
+        state = {"waiting": {"reason": reason, "message": message}} if reason else {"running": {}}
+        pod["status"]["containerStatuses"] = [{"name": "engine", "image": "registry/engine:9", "state": state}]
+        if not reason:
+            self.ready_at[pod["metadata"]["uid"]] = self.now
+
     def lose_node(self, name: str) -> None:
         """A node and its pods vanish, as after the pod garbage collector has run."""
         del self.nodes[name]

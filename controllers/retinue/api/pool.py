@@ -206,7 +206,7 @@ class InstanceStatus(Model):
     sessions: int | None = None
     """Open sessions that it serves, as the gateway counts them. Absent without metrics."""
     message: Annotated[str, Field(max_length=512)] | None = None
-    """Why it was restarted, or which of its devices is broken."""
+    """Why it was restarted, what keeps it from starting, or which of its devices is broken."""
 
 
 class PoolStatus(Model):

@@ -195,6 +195,8 @@ def _engine_container(snapshot: PoolSnapshot, shape: InstanceShape, instance: st
         "ports": [{"name": labels.HTTP_PORT_NAME, "containerPort": labels.HTTP_PORT, "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": "/health", "port": labels.HTTP_PORT_NAME}, "periodSeconds": 2},
         "resources": _resources(shape),
+        # Why it ended outlives its logs: a failed pod is deleted and made anew.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
 

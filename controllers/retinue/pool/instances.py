@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from retinue.api.pool import InstancePhase, InstanceStatus
 from retinue.conditions import epoch
 from retinue.nodeclass.nodes import Node
+from retinue.pool.containers import Obstacle
 from retinue.pool.snapshot import PodView
 
 UNSCHEDULABLE_SECONDS = 60.0
@@ -24,7 +25,7 @@ class Instance:
 
     `failure` says why the whole instance must be restarted in its place, `lost` why it must be replaced by another;
     `unhealthy` names a broken device that it holds: it may still serve, so another one is made before it drains.
-    `going` means that all its pods are being deleted.
+    `obstacle` says why its containers cannot be started. `going` means that all its pods are being deleted.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Instance:
     failure: str | None = None
     lost: str | None = None
     unhealthy: str | None = None
+    obstacle: Obstacle | None = None
     going: bool = False
     remembered: InstanceStatus | None = field(default=None, compare=False)
 
@@ -157,6 +159,7 @@ def _instance(
         failure=failure,
         lost=None if going else lost,
         unhealthy=None if going or lost else _unhealthy(pods),
+        obstacle=None if going or lost or failure else next((pod.obstacle for pod in pods if pod.obstacle), None),
         going=going,
         remembered=record,
     )

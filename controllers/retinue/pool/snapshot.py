@@ -11,6 +11,7 @@ from retinue.conditions import epoch
 from retinue.nodeclass.nodes import Hold, Node, is_gated
 from retinue.nodeclass.resolve import ResolvedClass
 from retinue.plan import Manifest
+from retinue.pool.containers import Obstacle, failure, obstacle
 
 Pool = PrefillPool | DecodePool
 _POD_NAME = re.compile(rf"(?P<instance>.+-({labels.POOL_KIND_PREFILL}|{labels.POOL_KIND_DECODE})-\d+)-(?P<rank>\d+)")
@@ -26,6 +27,7 @@ class PodView:
     """One pod of a pool. `created` and `unschedulable_since` in seconds since the epoch.
 
     unhealthy: which of its devices the kubelet reports as broken, in words; empty where it reports none.
+    obstacle: what keeps its containers from being started.
     """
 
     name: str
@@ -47,6 +49,7 @@ class PodView:
     message: str = ""
     template: str = ""
     unhealthy: str = ""
+    obstacle: Obstacle | None = None
 
 
 @dataclass(frozen=True)
@@ -115,21 +118,11 @@ def pod_view(manifest: Manifest) -> PodView:
         routable=tags.get(labels.ROUTABLE) == "true",
         created=epoch(meta["creationTimestamp"]) if meta.get("creationTimestamp") else 0.0,
         unschedulable_since=epoch(since) if waiting and since else None,
-        message=_failure(status),
+        message=failure(status),
+        obstacle=obstacle(status),
         template=notes.get(labels.TEMPLATE, ""),
         unhealthy=_unhealthy(status),
     )
-
-
-def _failure(status: Manifest) -> str:
-    """Why a pod failed, in the words of its containers."""
-    for container in status.get("containerStatuses", []):
-        ended = container.get("state", {}).get("terminated")
-        if ended and ended.get("exitCode", 0) != 0:
-            reason = ended.get("reason") or "Error"
-            text = f": {ended['message']}" if ended.get("message") else ""
-            return f"container {container['name']} exited with code {ended['exitCode']} ({reason}){text}"
-    return str(status.get("message") or status.get("reason") or "")
 
 
 def _unhealthy(status: Manifest) -> str:

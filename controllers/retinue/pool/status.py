@@ -11,6 +11,7 @@ from retinue.plan import Event, EventType
 from retinue.pool.admission import Admission
 from retinue.pool.instances import Instance
 from retinue.pool.snapshot import PoolSnapshot
+from retinue.pool.trouble import degraded, message_of, trouble_events
 from retinue.rollout.backoff import forgiven
 
 
@@ -41,7 +42,7 @@ def pool_status(
         _placed(snapshot, admission, list(unplaced), known),
         _scaled(snapshot, live, ready, records),
         _progressing(live, updated, revision),
-        _degraded(records, restarted, known),
+        degraded(records, restarted, known),
         *_metrics(snapshot),
     ]
     findings.append(_ready(snapshot, admission, ready, findings))
@@ -62,7 +63,7 @@ def pool_status(
         itl_p95=_duration(metrics.itl_p95 if metrics else None),
         conditions=merge(pool.status.conditions, findings, pool.metadata.generation, now),
     )
-    return status, (*_device_events(snapshot, known), *_events(snapshot, status, findings))
+    return status, (*trouble_events(snapshot, known), *_events(snapshot, status, findings))
 
 
 def _record(
@@ -72,8 +73,8 @@ def _record(
     message = None
     if instance.name in restarted:
         phase, restarts, last, message = InstancePhase.PENDING, restarts + 1, now, restarted[instance.name]
-    elif instance.unhealthy is not None:
-        message = instance.unhealthy
+    elif instance.unhealthy is not None or instance.obstacle is not None:
+        message = message_of(instance)
     elif restarts > 0 and phase != InstancePhase.READY and instance.remembered is not None:
         message = instance.remembered.message  # Its pods are gone: nobody else can say why.
     elif forgiven(restarts, last, phase == InstancePhase.READY, now):
@@ -139,21 +140,6 @@ def _progressing(live: list[InstanceStatus], updated: list[InstanceStatus], revi
     return Finding(ConditionType.PROGRESSING, False, Reason.AS_DESIRED, f"all instances have revision {revision}")
 
 
-def _degraded(records: list[InstanceStatus], restarted: Mapping[str, str], instances: list[Instance]) -> Finding:
-    failing = [r for r in records if r.restarts > 0 and r.phase != InstancePhase.READY]
-    if failing:
-        first = failing[0]
-        why = restarted.get(first.name) or first.message or "it has not become ready since its last restart"
-        message = f"{first.name} was restarted {first.restarts} times: {why}; see kubectl logs and kubectl describe pod"
-        return Finding(ConditionType.DEGRADED, True, Reason.INSTANCE_FAILED, message)
-    broken = [f"{instance.name}: {instance.unhealthy}" for instance in instances if instance.unhealthy]
-    if broken:
-        more = f" (and {len(broken) - 1} more instances)" if len(broken) > 1 else ""
-        message = f"{broken[0]}{more}; it is replaced by another as spec.rollout allows, and the node needs repair"
-        return Finding(ConditionType.DEGRADED, True, Reason.DEVICE_UNHEALTHY, message)
-    return Finding(ConditionType.DEGRADED, False, Reason.HEALTHY, "no instance is failing")
-
-
 def _metrics(snapshot: PoolSnapshot) -> tuple[Finding, ...]:
     return () if snapshot.metrics is None else (prometheus_answers(snapshot.metrics.error),)
 
@@ -182,16 +168,6 @@ def _ready(
 
 def _duration(value: float | None) -> str | None:
     return None if value is None else format_duration(value)
-
-
-def _device_events(snapshot: PoolSnapshot, instances: Iterable[Instance]) -> tuple[Event, ...]:
-    """One event per instance whose devices broke since the last reconcile."""
-    before = {record.name: record.message for record in snapshot.pool.status.instances}
-    return tuple(
-        Event(EventType.WARNING, Reason.DEVICE_UNHEALTHY.value, f"{instance.name}: {instance.unhealthy}")
-        for instance in instances
-        if instance.unhealthy is not None and before.get(instance.name) != instance.unhealthy
-    )
 
 
 def _events(snapshot: PoolSnapshot, status: PoolStatus, findings: Iterable[Finding]) -> tuple[Event, ...]:
