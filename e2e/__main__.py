@@ -26,11 +26,11 @@ from e2e.figures import print_figures  # noqa: E402
 from e2e.session import Session  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from retinue_emulator.demo.stages import Stages  # noqa: E402
-from retinue_emulator.kind.cli import bring_up  # noqa: E402
+from retinue_emulator.kind.bringup import bring_up  # noqa: E402
 from retinue_emulator.kind.layout import values  # noqa: E402
 from retinue_emulator.loopback import LoopbackError, ensure_tools  # noqa: E402
 from retinue_emulator.loopback.toolset import PROMETHEUS_VERSION  # noqa: E402
+from retinue_emulator.stages import Stages  # noqa: E402
 
 SPEED = 12.0
 _NO_TESTS = 5
@@ -87,10 +87,10 @@ def _session(options: argparse.Namespace, artifacts: Path) -> Session:
     foreign = os.environ.get("KUBECONFIG")
     if foreign:
         registry = os.environ.get("RETINUE_E2E_REGISTRY", "")
-        chosen = {**values("none", speed=SPEED, prometheus_tag=PROMETHEUS_VERSION, emulated=False)}
+        chosen = {**values("none", speed=SPEED, prometheus_tag=PROMETHEUS_VERSION, nodes=None)}
         chosen["image"] = {"registry": registry}
         return Session(kubeconfig=Path(foreign), values=chosen, **common)
-    cluster = bring_up(options.name, state, Stages(Console()))
+    cluster = asyncio.run(bring_up(options.name, state, Stages(Console())))
     return Session(
         kubeconfig=cluster.access.kubeconfig,
         values=values(options.name, speed=SPEED, prometheus_tag=PROMETHEUS_VERSION),

@@ -34,6 +34,9 @@ def demo(
     ] = None,
     no_color: Annotated[bool, typer.Option("--no-color", help="No colours and no live table.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Most wall seconds for the replay.")] = 420.0,
+    cluster: Annotated[
+        str, typer.Option(help="loopback (emulated nodes, no container engine) or kind (real kubelets and containers).")
+    ] = "loopback",
 ) -> None:
     """Run the whole product on this machine: control plane, operator, gateway, emulated nodes, agent sessions.
 
@@ -41,10 +44,12 @@ def demo(
     the emulator was behind its clock. Ctrl-C ends it at any time and leaves nothing behind.
     """
     # Imported here, because the other commands need nothing of it.
-    from .run import Demo, DemoOptions
+    from .run import ClusterKind, Demo, DemoOptions
 
+    if cluster not in list(ClusterKind):
+        raise typer.BadParameter(f"choose {' or '.join(ClusterKind)}", param_hint="--cluster")
     console = Console(no_color=no_color, force_terminal=False if no_color else None)
-    options = DemoOptions(speed, sessions, report, state, keep, timeout)
+    options = DemoOptions(speed, sessions, report, state, keep, timeout, ClusterKind(cluster))
     raise typer.Exit(run_until_signal(Demo(options, console), console))
 
 

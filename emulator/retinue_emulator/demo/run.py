@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,23 +16,36 @@ from retinue_emulator.loopback import LoopbackError
 from retinue_emulator.replay.events import Trace
 from retinue_emulator.replay.oracle import expected_hit
 from retinue_emulator.replay.runner import Replay, ReplayOptions, ReplayResult
+from retinue_emulator.stages import Stages
 
 from . import scenario
+from .ground import Ground
 from .live import live_view
 from .outcome import Outcome, checks
-from .parts import GATEWAY
 from .report import RunRecord, write_report
 from .stack import Stack
-from .stages import Stages
 from .summary import keep_text, kubeconfig_line, print_summary
 from .timeline import Sample, size_changes
 from .watch import Watcher
 
-_READY_SECONDS = 90.0
+_READY_SECONDS = 120.0
 _SHRINK_MODEL_SECONDS = 900.0
 _REFRESH_SECONDS = 1.0
 
 T = TypeVar("T")
+
+
+class ClusterKind(StrEnum):
+    """Where the demo runs: a control plane with emulated nodes as processes, or a kind cluster with real kubelets."""
+
+    LOOPBACK = "loopback"
+    KIND = "kind"
+
+
+_WHERE = {
+    ClusterKind.LOOPBACK: "a real control plane",
+    ClusterKind.KIND: "a kind cluster with real kubelets and containers",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class DemoOptions:
     state: Path | None = None
     keep: bool = False
     timeout: float = 420.0
+    cluster: ClusterKind = ClusterKind.LOOPBACK
 
 
 class NotReady(LoopbackError):
@@ -62,16 +77,9 @@ class Demo:
 
     async def run(self) -> int:
         """0 when all checks passed, 1 otherwise. Raises LoopbackError when the run could not be finished."""
-        self._line(
-            f"Retinue demo: a real control plane, emulated accelerators at {self.options.speed:g} times real speed"
-        )
-        stack = Stack(
-            speed=self.options.speed,
-            state=self.options.state,
-            stages=self._stages,
-            # A demo's lease should not outlive an operator that was killed.
-            operator_args=("--lease-duration", "6", "--lease-renew-deadline", "4", "--lease-retry-period", "1"),
-        )
+        where = _WHERE[self.options.cluster]
+        self._line(f"Retinue demo: {where}, emulated accelerators at {self.options.speed:g} times real speed")
+        stack = self._ground()
         try:
             async with stack:
                 await guarded(stack, self._use(stack))
@@ -81,18 +89,32 @@ class Demo:
             raise
         return self.exit_code or 0
 
-    async def _use(self, stack: Stack) -> None:
+    def _ground(self) -> Ground:
+        if self.options.cluster is ClusterKind.KIND:
+            # Imported here: the loopback demo needs nothing of it.
+            from .kindground import KindGround
+
+            return KindGround(speed=self.options.speed, state=self.options.state, stages=self._stages)
+        return Stack(
+            speed=self.options.speed,
+            state=self.options.state,
+            stages=self._stages,
+            # A demo's lease should not outlive an operator that was killed.
+            operator_args=("--lease-duration", "6", "--lease-renew-deadline", "4", "--lease-retry-period", "1"),
+        )
+
+    async def _use(self, stack: Ground) -> None:
         window = scenario.MODEL_SECONDS["metricsWindow"] / self.options.speed
-        async with Watcher(stack.cluster, stack.prometheus, scenario.NAMESPACE, scenario.AGENT_POOL, window) as watcher:
+        async with Watcher(stack.api, stack.prometheus, scenario.NAMESPACE, scenario.AGENT_POOL, window) as watcher:
             await self._apply(stack)
             await self._wait_ready(watcher)
             ready_after = time.monotonic() - self._began
-            self._line(f"   To look at it meanwhile: {kubeconfig_line(stack.cluster.kubeconfig)}")
+            self._line(f"   To look at it meanwhile: {kubeconfig_line(stack.access.kubeconfig)}")
             trace = scenario.sessions(self.options.sessions)
             result = await self._replay(stack, watcher, trace)
             await self._wait_shrunk(watcher)
             behind = await stack.behind()
-        watcher.read_decisions(stack.history_file)
+        watcher.take_decisions(await stack.decisions())
         outcome = Outcome(
             summary=result.summary(),
             expected=expected_hit(trace),
@@ -120,14 +142,14 @@ class Demo:
         print_summary(self._console, record)
         self.exit_code = 0 if all(check.passed for check in verdicts) else 1
         if self.options.keep:
-            self._line(keep_text(stack.cluster.kubeconfig, stack.cluster.kubectl_path))
+            self._line(keep_text(stack.access.kubeconfig, stack.access.kubectl_path))
             await asyncio.Event().wait()
 
-    async def _apply(self, stack: Stack) -> None:
+    async def _apply(self, stack: Ground) -> None:
         with self._stages.stage("Apply AgentPool and node classes") as stage:
-            objects = scenario.objects(self.options.speed)
+            objects = scenario.objects(self.options.speed, stack.engine_args)
             await asyncio.to_thread(
-                stack.cluster.kubectl, "apply", "--server-side", "-f", "-", stdin=scenario.as_list(objects)
+                stack.access.kubectl, "apply", "--server-side", "-f", "-", stdin=scenario.as_list(objects)
             )
             classes = ", ".join(item["metadata"]["name"] for item in objects if item["kind"] == "NodeClass")
             stage.done(f"AgentPool {scenario.NAMESPACE}/{scenario.AGENT_POOL}; node classes {classes}")
@@ -144,11 +166,11 @@ class Demo:
                 await asyncio.sleep(0.5)
             stage.done(_readiness(sample))
 
-    async def _replay(self, stack: Stack, watcher: Watcher, trace: Trace) -> ReplayResult:
+    async def _replay(self, stack: Ground, watcher: Watcher, trace: Trace) -> ReplayResult:
         speed = self.options.speed
         self._line(f"   Replay {scenario.describe(trace)}; all times below are model time (wall time x {speed:g})")
         options = ReplayOptions(
-            base_url=stack.url(GATEWAY),
+            base_url=stack.gateway_url,
             namespace=scenario.NAMESPACE,
             agent_pool=scenario.AGENT_POOL,
             speed=speed,
@@ -195,7 +217,7 @@ class Demo:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-async def guarded(stack: Stack, work: Coroutine[None, None, T]) -> T:
+async def guarded(stack: Ground, work: Coroutine[None, None, T]) -> T:
     """The result of `work`; raises LoopbackError as soon as a process of the stack ends by itself."""
     working = asyncio.create_task(work)
     watching = asyncio.create_task(stack.run_until_failure())

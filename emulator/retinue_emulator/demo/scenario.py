@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -42,18 +42,24 @@ _RAMP_SECONDS = 600.0
 _LONGEST_SECONDS = 2280.0
 
 
-def manifests(speed: float) -> str:
-    """The manifests as YAML text, with all times divided by `speed` (above zero)."""
+def manifests(speed: float, engine_args: Sequence[str] = ()) -> str:
+    """The manifests as YAML text, with all times divided by `speed` (above zero).
+
+    engine_args: for engines whose node does not say how fast they run. Such nodes are containers of one machine, and
+    their host memory is real: the tier in it is smaller there.
+    """
     if speed <= 0:
         raise ValueError(f"speed must be above zero, not {speed}")
     times = {name: _duration(seconds / speed) for name, seconds in MODEL_SECONDS.items()}
     text = (files("retinue_emulator.demo") / "manifests.yaml").read_text(encoding="utf-8")
-    return Template(text).substitute(times, speed=f"{speed:g}")
+    engine = json.dumps({"type": "Simulated", **({"args": list(engine_args)} if engine_args else {})})
+    warm = "4Gi" if engine_args else "16Gi"
+    return Template(text).substitute(times, speed=f"{speed:g}", engine=engine, warm=warm)
 
 
-def objects(speed: float) -> list[dict[str, Any]]:
-    """The manifests as objects, in the order to apply them."""
-    return list(yaml.safe_load_all(manifests(speed)))
+def objects(speed: float, engine_args: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The manifests as objects, in the order to apply them; see `manifests`."""
+    return list(yaml.safe_load_all(manifests(speed, engine_args)))
 
 
 def sessions(count: int = RECORDED_SESSIONS) -> Trace:

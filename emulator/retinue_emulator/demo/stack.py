@@ -16,13 +16,21 @@ from typing import Self
 
 import aiohttp
 
-from retinue_emulator.loopback import ControlPlane, LoopbackError, PrometheusServer, StaticTarget, ensure_tools
+from retinue_emulator.checkout import Checkout, find_checkout
+from retinue_emulator.loopback import (
+    ClusterAccess,
+    ControlPlane,
+    LoopbackError,
+    PrometheusServer,
+    StaticTarget,
+    ensure_tools,
+)
 from retinue_emulator.loopback.health import wait_healthy
 from retinue_emulator.loopback.ports import HOST, pick_ports
 from retinue_emulator.loopback.process import ChildProcess
 from retinue_emulator.loopback.progress import Reporter
+from retinue_emulator.stages import Stage, Stages
 
-from .checkout import Checkout, find_checkout
 from .parts import (
     ACCOUNTS,
     GATEWAY,
@@ -35,7 +43,7 @@ from .parts import (
     base_url,
     command,
 )
-from .stages import Stage, Stages
+from .watch import ApiReader
 
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 8.0
@@ -111,6 +119,31 @@ class Stack:
     def history_file(self) -> Path:
         """The operator's record of autoscaling decisions, one JSON line each."""
         return self.state / "decisions.jsonl"
+
+    async def decisions(self) -> str:
+        """The text of that record; empty while there is none."""
+        return self.history_file.read_text(encoding="utf-8") if self.history_file.is_file() else ""
+
+    @property
+    def access(self) -> ClusterAccess:
+        """kubectl for the cluster."""
+        return self.cluster
+
+    @property
+    def api(self) -> ApiReader:
+        """How to read the API server, as the user whose kubeconfig the demo prints."""
+        token, ca_file = self.cluster.admin_token, self.cluster.ca_file
+        return ApiReader(self.cluster.server, token, ca_file, f"see {self.cluster.logs}")
+
+    @property
+    def engine_args(self) -> tuple[str, ...]:
+        """None: the node plugin runs its engines at its own speed."""
+        return ()
+
+    @property
+    def gateway_url(self) -> str:
+        """The gateway's base URL."""
+        return self.url(GATEWAY)
 
     @property
     def prometheus(self) -> PrometheusServer:

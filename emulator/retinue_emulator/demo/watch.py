@@ -8,17 +8,18 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import aiohttp
 
 from retinue.api import GROUP, VERSION
 from retinue.api.units import seconds
 from retinue.autoscaling import history
-from retinue_emulator.loopback import ControlPlane, LoopbackError, PrometheusServer
+from retinue_emulator.loopback import LoopbackError
+from retinue_emulator.loopback import Sample as Measured
 from retinue_emulator.loopback.health import trusting
 
 from .timeline import Move, PoolSample, RoleSample, Sample, TierSample, Timeline
@@ -30,17 +31,33 @@ _ITL = "vllm:inter_token_latency_seconds"
 _PLURALS = ("agentpools", "prefillpools", "decodepools", "kvcachetiers")
 
 
+@dataclass(frozen=True)
+class ApiReader:
+    """How the API server is read: base URL, token and CA where it wants them, and what to look at on errors."""
+
+    url: str
+    token: str | None
+    ca_file: Path | None
+    remedy: str
+
+
+class Asked(Protocol):
+    """A Prometheus."""
+
+    async def query(self, promql: str) -> list[Measured]:
+        """See PrometheusApi.query."""
+        ...
+
+
 class Watcher:
     """Takes samples of one AgentPool: `async with Watcher(...) as watcher: await watcher.observe()`.
 
     window: wall seconds over which latency quantiles are taken.
     """
 
-    def __init__(
-        self, cluster: ControlPlane, prometheus: PrometheusServer, namespace: str, agent_pool: str, window: float
-    ) -> None:
+    def __init__(self, api: ApiReader, prometheus: Asked, namespace: str, agent_pool: str, window: float) -> None:
         self.timeline = Timeline()
-        self._cluster = cluster
+        self._api = api
         self._prometheus = prometheus
         self._namespace = namespace
         self._agent_pool = agent_pool
@@ -53,8 +70,8 @@ class Watcher:
     async def __aenter__(self) -> Self:
         # As the user whose kubeconfig the demo prints: what the tables show is what kubectl would show.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=trusting(self._cluster.ca_file)),
-            headers={"Authorization": f"Bearer {self._cluster.admin_token}"},
+            connector=aiohttp.TCPConnector(ssl=trusting(self._api.ca_file) if self._api.ca_file else True),
+            headers={"Authorization": f"Bearer {self._api.token}"} if self._api.token else {},
             timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS),
             trust_env=False,
         )
@@ -92,10 +109,10 @@ class Watcher:
         self._note_moves(own)
         return sample
 
-    def read_decisions(self, path: Path) -> None:
+    def take_decisions(self, record: str) -> None:
         """Replaces the moves by those in the operator's complete record, which also has what came between samples."""
-        if path.is_file():
-            self.timeline.moves = list(read_moves(path.read_text(encoding="utf-8").splitlines(), self._zero_epoch))
+        if record:
+            self.timeline.moves = list(read_moves(record.splitlines(), self._zero_epoch))
 
     def _note_moves(self, agent_pool: JsonObject) -> None:
         decision = agent_pool.get("status", {}).get("lastDecision") or {}
@@ -127,7 +144,7 @@ class Watcher:
     async def _list(self, plural: str) -> list[JsonObject]:
         if self._session is None:
             raise RuntimeError("use the watcher as an async context manager")
-        url = f"{self._cluster.server}/apis/{GROUP}/{VERSION}/namespaces/{self._namespace}/{plural}"
+        url = f"{self._api.url}/apis/{GROUP}/{VERSION}/namespaces/{self._namespace}/{plural}"
         try:
             async with self._session.get(url) as response:
                 answer = await response.json()
@@ -135,7 +152,7 @@ class Watcher:
                     raise LoopbackError(f"the API server refuses {plural}", str(answer.get("message", response.status)))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise LoopbackError(
-                f"the API server does not answer ({error or type(error).__name__})", f"see {self._cluster.logs}"
+                f"the API server does not answer ({error or type(error).__name__})", self._api.remedy
             ) from error
         items: list[JsonObject] = answer["items"]
         return items

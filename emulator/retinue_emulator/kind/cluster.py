@@ -9,7 +9,7 @@ from retinue_emulator.loopback.audit import render_policy
 from retinue_emulator.loopback.ports import HOST, pick_ports
 
 from .commands import run
-from .layout import kind_config
+from .layout import Nodes, kind_config
 from .machine import Machine
 
 _CREATE_SECONDS = "180s"
@@ -48,19 +48,20 @@ class KindCluster:
         """Whether the cluster is there."""
         return self.name in self._kind("get", "clusters").split()
 
-    def create(self) -> None:
+    def create(self, nodes: Nodes) -> None:
         """Makes the cluster and waits until all nodes are Ready (about half a minute)."""
         if self.exists:
             raise LoopbackError(
                 f"there is a kind cluster {self.name} already", f"remove it: kind delete cluster --name {self.name}"
             )
         audit = self.state / "audit"
-        audit.mkdir(parents=True, exist_ok=True)
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        audit.mkdir(exist_ok=True)
         (audit / "policy.yaml").write_text(render_policy())
         port = pick_ports(1)[0]
         self._port_file.write_text(str(port))
         config = self.state / "kind.yaml"
-        config.write_text(kind_config(gateway_port=port, audit=audit))
+        config.write_text(kind_config(gateway_port=port, audit=audit, workers=nodes.workers))
         image = ("--image", self.machine.node_image) if self.machine.node_image else ()
         self._kind(
             *("create", "cluster", "--quiet", "--name", self.name, "--config", str(config), *image),

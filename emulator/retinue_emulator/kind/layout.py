@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -10,7 +11,6 @@ from typing import Any
 
 import yaml
 
-WORKERS = 5
 SYSTEM_NAMESPACE = "retinue-system"
 RELEASE = "retinue"
 GATEWAY_NODE_PORT = 30080
@@ -21,13 +21,24 @@ _AUDIT_LOGS = "/var/log/kubernetes"
 _KUBELET = "kind: KubeletConfiguration\nfailCgroupV1: false\nnodeStatusUpdateFrequency: 4s\n"
 
 
-def inventory(cluster: str) -> str:
-    """The inventory of the kind cluster `cluster`, as YAML text."""
-    text = (files("retinue_emulator.kind") / "inventory.yaml").read_text(encoding="utf-8")
-    return Template(text).substitute(cluster=cluster)
+@dataclass(frozen=True)
+class Nodes:
+    """The workers of a cluster: how many, and the file beside this module that says what they pretend to be."""
+
+    workers: int
+    file: str
+
+    def inventory(self, cluster: str) -> str:
+        """The inventory of the kind cluster `cluster`, as YAML text."""
+        text = (files("retinue_emulator.kind") / self.file).read_text(encoding="utf-8")
+        return Template(text).substitute(cluster=cluster)
 
 
-def kind_config(*, gateway_port: int, audit: Path, workers: int = WORKERS) -> str:
+TESTS = Nodes(5, "tests.yaml")
+DEMO = Nodes(6, "demo.yaml")
+
+
+def kind_config(*, gateway_port: int, audit: Path, workers: int) -> str:
     """kind's configuration: one control plane with an audit log and `workers` workers.
 
     gateway_port: the port on 127.0.0.1 that leads to the gateway's node port. audit: a folder with policy.yaml; the log
@@ -70,10 +81,11 @@ def kind_config(*, gateway_port: int, audit: Path, workers: int = WORKERS) -> st
     )
 
 
-def values(cluster: str, *, speed: float, prometheus_tag: str, emulated: bool = True) -> dict[str, Any]:
+def values(cluster: str, *, speed: float, prometheus_tag: str, nodes: Nodes | None = TESTS) -> dict[str, Any]:
     """Values of the chart for a kind cluster: everything of its own, and emulated devices on the workers.
 
-    speed: how many times faster than real the engines run; see the gateway's latencyScale.
+    speed: how many times faster than real the engines run; see the gateway's latencyScale. nodes None: the cluster is
+    no kind cluster of ours, and its nodes keep the devices that they have.
     """
     on_first_worker: Mapping[str, Any] = {"nodeSelector": {"kubernetes.io/hostname": f"{cluster}-worker"}}
     return {
@@ -93,6 +105,8 @@ def values(cluster: str, *, speed: float, prometheus_tag: str, emulated: bool = 
         },
         "priorityClass": {"create": True},
         "emulator": (
-            {"enabled": True, "inventory": inventory(cluster), "deviceClasses": ["gpu.nvidia.com"]} if emulated else {}
+            {}
+            if nodes is None
+            else {"enabled": True, "inventory": nodes.inventory(cluster), "deviceClasses": ["gpu.nvidia.com"]}
         ),
     }
