@@ -66,6 +66,12 @@ OPERATOR = Part(
             (*_READ, "create", "patch", "delete"),
             "One headless Service per pool gives the ranks of an instance their names.",
         ),
+        Right(
+            "resource.k8s.io",
+            ("resourceclaimtemplates",),
+            (*_READ, "create", "patch", "delete"),
+            "Pods on node classes with a deviceClass claim their devices from templates that their pool owns.",
+        ),
         Right("", ("nodes",), ("list", "watch"), "NodeClasses count nodes, and placement chooses domains among them."),
         Right(
             "events.k8s.io", ("events",), ("create", "patch"), "Decisions are told as Events; repeats raise a count."
