@@ -69,8 +69,9 @@ OPERATOR = Part(
         Right(
             "resource.k8s.io",
             ("resourceclaimtemplates",),
-            (*_READ, "create", "patch", "delete"),
-            "Pods on node classes with a deviceClass claim their devices from templates that their pool owns.",
+            ("get", "list", "watch", "create", "patch", "delete"),
+            "Pods on node classes with a deviceClass claim their devices from templates that their pool makes, and removes "
+            "when nothing needs them; get reads one again after a conflict.",
         ),
         Right("", ("nodes",), ("list", "watch"), "NodeClasses count nodes, and placement chooses domains among them."),
         Right(
