@@ -70,8 +70,8 @@ OPERATOR = Part(
             "resource.k8s.io",
             ("resourceclaimtemplates",),
             ("get", "list", "watch", "create", "patch", "delete"),
-            "Pods on node classes with a deviceClass claim their devices from templates that their pool makes, and removes "
-            "when nothing needs them; get reads one again after a conflict.",
+            "Pods on node classes with a deviceClass claim their devices from templates that their pool makes, and "
+            "removes when nothing needs them; get reads one again after a conflict.",
         ),
         Right("", ("nodes",), ("list", "watch"), "NodeClasses count nodes, and placement chooses domains among them."),
         Right(
