@@ -1,12 +1,11 @@
 """What must be so before the operator can start, and the one line that says what to do when it is not."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
-from retinue.api import GROUP, VERSION
 from retinue_operator.client import KubeClient
 from retinue_operator.errors import Forbidden, KubeError, NotFound, one_line
-from retinue_operator.resources import OWN_KINDS
+from retinue_operator.resources import CLAIM_TEMPLATE, OWN_KINDS, Resource
 
 
 class Exit(IntEnum):
@@ -19,6 +18,7 @@ class Exit(IntEnum):
     CRDS_MISSING = 4
     LEASE_LOST = 5
     DRIFT = 6
+    CLUSTER_TOO_OLD = 7
 
 
 class StartError(Exception):
@@ -33,7 +33,8 @@ async def check(client: KubeClient, source: str) -> str:
     """The version of the API server. Raises StartError when it cannot be used; `source` says whose credentials fail."""
     try:
         version = await client.read("/version")
-        missing = await _missing_kinds(client)
+        missing = await _missing(client, OWN_KINDS)
+        too_old = await _missing(client, (CLAIM_TEMPLATE,))
     except Forbidden as error:
         raise StartError(f"{client.server} refuses {source}: {one_line(error)}", Exit.NO_ACCESS) from error
     except KubeError as error:
@@ -42,6 +43,11 @@ async def check(client: KubeClient, source: str) -> str:
             "check that the cluster runs and that the credentials are current",
             Exit.NO_ACCESS,
         ) from error
+    if too_old:
+        raise StartError(
+            f"{client.server} does not serve {CLAIM_TEMPLATE.api_version}: upgrade it to Kubernetes 1.34 or newer",
+            Exit.CLUSTER_TOO_OLD,
+        )
     if missing:
         raise StartError(
             f"the cluster lacks the CRDs {', '.join(missing)}: install them with kubectl apply --server-side -f crds/",
@@ -50,10 +56,21 @@ async def check(client: KubeClient, source: str) -> str:
     return str(version.get("gitVersion", "unknown"))
 
 
-async def _missing_kinds(client: KubeClient) -> Sequence[str]:
+async def _missing(client: KubeClient, resources: Iterable[Resource]) -> Sequence[str]:
+    """Those of the resources that the API server does not serve, as the names of their CRDs would be."""
+    served: dict[str, frozenset[str]] = {}
+    missing: list[str] = []
+    for resource in resources:
+        if resource.api_version not in served:
+            served[resource.api_version] = await _served(client, resource.api_version)
+        if resource.plural not in served[resource.api_version]:
+            missing.append(f"{resource.plural}.{resource.group}")
+    return missing
+
+
+async def _served(client: KubeClient, api_version: str) -> frozenset[str]:
     try:
-        found = await client.read(f"/apis/{GROUP}/{VERSION}")
+        found = await client.read(f"/apis/{api_version}")
     except NotFound:
         found = {}
-    served = {entry["name"] for entry in found.get("resources") or []}
-    return [f"{resource.plural}.{GROUP}" for resource in OWN_KINDS if resource.plural not in served]
+    return frozenset(entry["name"] for entry in found.get("resources") or [])

@@ -66,6 +66,13 @@ OPERATOR = Part(
             (*_READ, "create", "patch", "delete"),
             "One headless Service per pool gives the ranks of an instance their names.",
         ),
+        Right(
+            "resource.k8s.io",
+            ("resourceclaimtemplates",),
+            ("get", "list", "watch", "create", "patch", "delete"),
+            "Pods on node classes with a deviceClass claim their devices from templates that their pool makes, and "
+            "removes when nothing needs them; get reads one again after a conflict.",
+        ),
         Right("", ("nodes",), ("list", "watch"), "NodeClasses count nodes, and placement chooses domains among them."),
         Right(
             "events.k8s.io", ("events",), ("create", "patch"), "Decisions are told as Events; repeats raise a count."

@@ -56,12 +56,15 @@ OWN_KINDS: tuple[Resource, ...] = tuple(
 )
 POD = Resource("v1", "Pod", "pods", namespaced=True, label=_OURS)
 SERVICE = Resource("v1", "Service", "services", namespaced=True, label=_OURS)
+CLAIM_TEMPLATE = Resource(
+    "resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates", namespaced=True, label=_OURS
+)
 NODE = Resource("v1", "Node", "nodes", namespaced=False)
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases", namespaced=True)
 EVENT = Resource("events.k8s.io/v1", "Event", "events", namespaced=True)
 
 # What the cache holds: listed, watched and swept.
-WATCHED: tuple[Resource, ...] = (*OWN_KINDS, POD, SERVICE, NODE)
+WATCHED: tuple[Resource, ...] = (*OWN_KINDS, CLAIM_TEMPLATE, POD, SERVICE, NODE)
 
 _BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in (*WATCHED, LEASE, EVENT)}
 

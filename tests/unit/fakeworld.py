@@ -13,7 +13,8 @@ from retinue.api import DecodePool, KVCacheTier, NodeClass, PrefillPool, labels
 from retinue.api.types import Toleration
 from retinue.api.units import seconds
 from retinue.conditions import epoch, timestamp
-from retinue.nodeclass.nodes import Node, Taint, holds_from, is_gated, tolerated
+from retinue.nodeclass.claims import TEMPLATE_KIND, template_from, template_names
+from retinue.nodeclass.nodes import Hold, Node, Taint, holds_from, is_gated, tolerated
 from retinue.nodeclass.resolve import ResolvedClass, resolve
 from retinue.plan import Apply, Delete, Manager, Manifest, Plan
 from retinue.pool.drain import DRAIN_SETTLE_SECONDS
@@ -84,6 +85,9 @@ class FakeWorld:
     pods: dict[str, Manifest] = field(default_factory=dict)
     others: list[Manifest] = field(default_factory=list)
     services: dict[str, Manifest] = field(default_factory=dict)
+    templates: dict[str, Manifest] = field(default_factory=dict)
+    published: dict[str, dict[str, int]] = field(default_factory=dict)
+    """What DRA drivers publish: numbers of devices by counting key, by node."""
     in_flight: dict[str, int | None] = field(default_factory=dict)
     metrics: PoolMetrics | None = None
     applied: dict[tuple[str, Manager], Manifest] = field(default_factory=dict)
@@ -105,11 +109,15 @@ class FakeWorld:
             classes=self.classes,
             class_errors={},
             nodes=tuple(self.nodes.values()),
-            holds=holds_from([*self.pods.values(), *self.others]),
+            holds=self.holds(),
             tiers=self.tiers,
             in_flight={name: self.in_flight.get(name, 0) for name in draining},
             metrics=self.metrics,
+            claim_templates=tuple(map(template_from, self.templates.values())),
         )
+
+    def holds(self) -> tuple[Hold, ...]:
+        return holds_from([*self.pods.values(), *self.others], map(template_from, self.templates.values()))
 
     def plan(self) -> Plan:
         """The plan for the world as it is, checked against the promises."""
@@ -147,7 +155,7 @@ class FakeWorld:
     def apply(self, entry: Apply) -> None:
         """Server-side apply, forced: no write when nothing changes."""
         manifest, name = entry.manifest, entry.manifest["metadata"]["name"]
-        store = self.services if manifest["kind"] == "Service" else self.pods
+        store = self._store(manifest["kind"])
         live = store.get(name)
         if live is None:
             assert entry.manager == Manager.OPERATOR, f"{entry.manager} would make an empty {name}"
@@ -159,17 +167,24 @@ class FakeWorld:
         key = (live["metadata"]["uid"], entry.manager)
         merged = _merged(_without(live, self.applied.get(key, {}), manifest), manifest)
         if merged != live:
-            _check_pod_update(live, merged)
+            _check_update(live, merged)
             self.writes += 1
             store[name] = merged
         self.applied[key] = copy.deepcopy(manifest)
 
     def delete(self, entry: Delete) -> None:
-        live = self.pods.get(entry.name)
+        store = self._store(entry.kind)
+        live = store.get(entry.name)
         if live is None or live["metadata"]["uid"] != entry.uid or live["metadata"].get("deletionTimestamp"):
             return
         self.writes += 1
-        self.begin_deletion(entry.name)
+        if store is self.pods:
+            self.begin_deletion(entry.name)
+        else:
+            del store[entry.name]
+
+    def _store(self, kind: str) -> dict[str, Manifest]:
+        return {"Pod": self.pods, "Service": self.services, TEMPLATE_KIND: self.templates}[kind]
 
     def begin_deletion(self, name: str) -> None:
         """What the API server does: a pod without a node goes at once, another one ends first."""
@@ -221,13 +236,16 @@ class FakeWorld:
         tolerations = [Toleration.model_validate(wire) for wire in spec.get("tolerations", [])]
         if not node.usable or not tolerated(node.taints, tolerations):
             return False
+        if not set(template_names(spec)) <= self.templates.keys():
+            return False
         used: dict[str, int] = {}
-        for hold in holds_from([*self.pods.values(), *self.others]):
+        for hold in self.holds():
             if hold.node == node.name:
                 for resource, amount in hold.requests.items():
                     used[resource] = used.get(resource, 0) + amount
-        (wanted,) = holds_from([pod])
-        return all(used.get(r, 0) + a <= node.allocatable.get(r, 0) for r, a in wanted.requests.items())
+        (wanted,) = holds_from([pod], map(template_from, self.templates.values()))
+        has = {**node.allocatable, **self.published.get(node.name, {})}
+        return all(used.get(r, 0) + a <= has.get(r, 0) for r, a in wanted.requests.items())
 
     def _start(self, name: str) -> None:
         pod = self.pods[name]
@@ -389,8 +407,8 @@ def _merged(live: Any, planned: Any) -> Any:
     return copy.deepcopy(planned)
 
 
-def _check_pod_update(old: Manifest, new: Manifest) -> None:
-    """What the API server allows to change in a pod's spec: gates go, and while they are there placement narrows."""
+def _check_update(old: Manifest, new: Manifest) -> None:
+    """What the API server allows to change in a spec: of pods, gates go, and while they are there placement narrows."""
     if not old.get("spec"):
         return
     before, after = dict(old["spec"]), dict(new["spec"])
@@ -400,7 +418,7 @@ def _check_pod_update(old: Manifest, new: Manifest) -> None:
     if gates:
         before.pop("affinity", None)
         after.pop("affinity", None)
-    assert before == after, f"immutable fields of pod {new['metadata']['name']} would change"
+    assert before == after, f"immutable fields of {new['kind']} {new['metadata']['name']} would change"
 
 
 def keeps_its_promises(world: FakeWorld, snapshot: PoolSnapshot, planned: Plan) -> None:
@@ -409,6 +427,7 @@ def keeps_its_promises(world: FakeWorld, snapshot: PoolSnapshot, planned: Plan) 
     _deletes_whole_instances_that_may_go(world, snapshot, planned, before)
     _releases_together(world, planned)
     _keeps_enough_ready(snapshot, planned, before)
+    _has_every_template_that_a_pod_names(world, planned)
     for name, views in before.items():
         assert len({view.revision for view in views}) == 1, f"{name} runs two revisions"
         assert all(view.node_class == views[0].node_class for view in views), f"{name} is on two classes"
@@ -469,6 +488,17 @@ def _keeps_enough_ready(snapshot: PoolSnapshot, planned: Plan, before: Mapping[s
     }
     left = [name for name in serving if not marked & {view.name for view in before[name]}]
     assert len(left) >= min(spec.replicas - spec.rollout.max_unavailable, len(serving)), "too few go on serving"
+
+
+def _has_every_template_that_a_pod_names(world: FakeWorld, planned: Plan) -> None:
+    there = set(world.templates)
+    for entry in planned.apply:
+        if entry.manifest["kind"] == TEMPLATE_KIND:
+            there.add(entry.manifest["metadata"]["name"])
+        assert set(template_names(entry.manifest.get("spec", {}))) <= there, "a pod is made before its claim template"
+    named = {name for pod in world.pods.values() for name in template_names(pod["spec"])}
+    gone = {entry.name for entry in planned.delete if entry.kind == TEMPLATE_KIND}
+    assert not named & gone, "a claim template is deleted while a pod names it"
 
 
 def _environment(pod: Manifest) -> dict[str, str]:

@@ -7,6 +7,7 @@ After an intended change: RETINUE_UPDATE_GOLDEN=1 python -m pytest tests/unit/te
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from retinue.engines.launch import unsupported
 from retinue.engines.simulated import ENGINE_COMMAND, TIER_COMMAND
 from retinue.kvcachetier.build import build_server
 from retinue.kvcachetier.build import build_service as build_tier_service
+from retinue.nodeclass.resolve import ResolvedClass
 from retinue.placement.pack import Placement
 from retinue.plan import Manifest
-from retinue.pool.build import build_marks, build_pod, build_service
+from retinue.pool.build import build_claim_template, build_marks, build_pod, build_service
 from retinue.pool.shape import InstanceShape, instance_shape
 from retinue.pool.snapshot import PoolSnapshot, pod_view
 from retinue_emulator.engine.config import EngineRole, TierAddress, parse_engine, parse_tier
 
-from .fakeworld import CLIQUE, MODEL, TOPOLOGY_DOMAIN, gpu_class, make_pool, world
+from .fakeworld import CLIQUE, GPU, MODEL, TOPOLOGY_DOMAIN, gpu_class, make_pool, world
 
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = "RETINUE_UPDATE_GOLDEN"
@@ -90,21 +92,30 @@ TIERS = {
 }
 
 
-def snapshot(kind: str = "prefill", **spec: Any) -> tuple[PoolSnapshot, InstanceShape]:
-    """A pool's snapshot and the shape of its instances on the class of these tests."""
+CLASS_BY_DRA = replace(CLASS, resource=None, device_class="gpu.nvidia.com")
+
+
+def snapshot(kind: str = "prefill", class_: ResolvedClass = CLASS, **spec: Any) -> tuple[PoolSnapshot, InstanceShape]:
+    """A pool's snapshot and the shape of its instances on a class of these tests."""
     pool = make_pool(kind, name="coder-primary", **spec)
     metadata = pool.metadata.model_copy(update={"labels": {labels.AGENT_POOL: "coder", labels.ROLE: "primary"}})
     pool = pool.model_copy(update={"metadata": metadata})
-    seen = world(pool, classes={"fast": CLASS}, tiers=TIERS).snapshot()
+    seen = world(pool, classes={"fast": class_}, tiers=TIERS).snapshot()
     used = {name: TIERS[name] for name in pool.spec.kv_cache_tiers}
-    shape = instance_shape(pool.spec.model, pool.spec.parallelism, CLASS, used)
+    shape = instance_shape(pool.spec.model, pool.spec.parallelism, class_, used)
     assert isinstance(shape, InstanceShape)
     return seen, shape
 
 
-def pod(kind: str, rank: int, placement: Placement | None, **spec: Any) -> Manifest:
-    seen, shape = snapshot(kind, **spec)
+def pod(kind: str, rank: int, placement: Placement | None, class_: ResolvedClass = CLASS, **spec: Any) -> Manifest:
+    seen, shape = snapshot(kind, class_, **spec)
     return build_pod(seen, shape, f"coder-primary-{seen.kind.value}-0", rank, REVISION, placement)
+
+
+def claim_template(kind: str, **spec: Any) -> Manifest:
+    template = build_claim_template(*snapshot(kind, CLASS_BY_DRA, **spec))
+    assert template is not None
+    return template
 
 
 TIERED: dict[str, Any] = {"kvCacheTiers": ["warm", "cold"]}
@@ -173,6 +184,8 @@ BUILT: dict[str, Callable[[], Manifest]] = {
     "pod-prefill-with-template": lambda: pod("prefill", 0, PLACED, podTemplate=TEMPLATE),
     "pod-decode-placed": lambda: pod("decode", 0, PLACED),
     "pod-decode-two-pods-gated": lambda: pod("decode", 0, None, **TWO_PODS),
+    "pod-decode-with-claim": lambda: pod("decode", 0, PLACED, CLASS_BY_DRA, **TIERED, **TWO_PODS),
+    "claimtemplate-decode": lambda: claim_template("decode", **TWO_PODS),
     "pod-aggregated-anywhere": lambda: pod("decode", 0, Placement("fast", None, None), **AGGREGATED),
     "pod-drain-marks": lambda: build_marks(snapshot()[0], MARKED, "2026-01-01T00:00:00Z"),
     "pod-drain-taken-back": lambda: build_marks(snapshot()[0], MARKED, None),
@@ -234,6 +247,54 @@ def test_a_template_with_a_gate_of_its_own_keeps_it_and_reads_as_released_withou
     assert placed["spec"]["schedulingGates"] == [{"name": "example.com/quota"}]
     assert pod_view(gated).gated
     assert not pod_view(placed).gated
+
+
+def test_devices_by_dra_change_nothing_of_a_pod_but_where_its_devices_come_from() -> None:
+    plain, claiming = pod("decode", 0, PLACED, **TIERED), pod("decode", 0, PLACED, CLASS_BY_DRA, **TIERED)
+    assert claiming["spec"].pop("resourceClaims") == [
+        {"name": "devices", "resourceClaimTemplateName": claim_template("decode", **TIERED)["metadata"]["name"]}
+    ]
+    resources = claiming["spec"]["containers"][0]["resources"]
+    assert resources.pop("claims") == [{"name": "devices"}]
+    for amounts in (resources["requests"], resources["limits"]):
+        amounts[GPU] = plain["spec"]["containers"][0]["resources"]["limits"][GPU]
+    claiming["metadata"]["annotations"].pop(labels.TEMPLATE)
+    plain["metadata"]["annotations"].pop(labels.TEMPLATE)
+    assert claiming == plain
+
+
+def test_a_users_template_may_claim_more_and_give_the_devices_to_a_sidecar_too() -> None:
+    more = {
+        "spec": {
+            "resourceClaims": [{"name": "nics", "resourceClaimTemplateName": "two-nics"}],
+            "containers": [
+                {"name": "engine", "resources": {"claims": [{"name": "nics"}]}},
+                {"name": "watcher", "image": "example.com/w:1", "resources": {"claims": [{"name": "devices"}]}},
+            ],
+        }
+    }
+    spec = pod("decode", 0, PLACED, CLASS_BY_DRA, podTemplate=more)["spec"]
+    assert [claim["name"] for claim in spec["resourceClaims"]] == ["devices", "nics"]
+    assert spec["containers"][0]["resources"]["claims"] == [{"name": "devices"}, {"name": "nics"}]
+    assert spec["containers"][1]["resources"]["claims"] == [{"name": "devices"}]
+
+
+def test_the_name_of_a_claim_template_follows_its_content_and_fits() -> None:
+    def name(class_: ResolvedClass = CLASS_BY_DRA, **spec: Any) -> str:
+        template = build_claim_template(*snapshot("decode", class_, **spec))
+        assert template is not None
+        return str(template["metadata"]["name"])
+
+    assert name() == name()
+    assert name() == name(drain={"timeout": "9m"}), "what is not claimed does not count"
+    assert name() != name(**TWO_PODS), "another number of devices"
+    assert name() != name(replace(CLASS_BY_DRA, device_class="other.example.com"))
+    seen, shape = snapshot("prefill", replace(CLASS_BY_DRA, name="c" * 63))
+    metadata = seen.pool.metadata.model_copy(update={"name": "p" * 40})
+    longest = build_claim_template(replace(seen, pool=seen.pool.model_copy(update={"metadata": metadata})), shape)
+    assert longest is not None
+    assert len(longest["metadata"]["name"]) == 123
+    assert build_claim_template(*snapshot("decode")) is None
 
 
 def test_building_leaves_the_users_template_as_it_was() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from retinue.api import NodeClass
+from retinue.nodeclass.claims import counting_key
 from retinue.nodeclass.nodes import Hold, Node
 from retinue.nodeclass.plan import MAX_DOMAINS, NodeClassSnapshot, plan
 from retinue.plan import Manifest
@@ -59,6 +60,17 @@ def test_nodes_devices_and_domains_are_counted_level_by_level() -> None:
         {"level": "rack", "name": "r1", "nodes": 1, "readyNodes": 1, "devices": 4, "freeDevices": 4},
     ]
     assert condition(status, "Ready") == ("True", "NodesFound", "2 of 3 nodes are usable")
+
+
+def test_devices_by_dra_are_counted_as_the_class_says_on_nodes_that_are_ready() -> None:
+    class_ = node_class(devices={"deviceClass": "gpu.example.com", "perNode": 8})
+    nodes = [gpu_node("a", clique="c0"), replace(gpu_node("b", clique="c0"), ready=False)]
+    holds = (Hold("ns/p", "a", "", None, {counting_key("gpu.example.com"): 3, GPU: 1}),)
+    status = status_of(nodes, holds, node_class=class_)
+    assert (status["nodes"], status["readyNodes"], status["devices"], status["freeDevices"]) == (2, 1, 8, 5)
+    domain = status["domains"][0]
+    assert (domain["name"], domain["devices"], domain["freeDevices"]) == ("c0", 8, 5)
+    assert condition(status, "Ready")[:2] == ("True", "NodesFound")
 
 
 def test_devices_that_are_promised_are_not_free() -> None:

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retinue.api import KVCacheTier, labels
+from retinue.nodeclass.claims import counting_key
 from retinue.plan import Manager
 from retinue.pool.instances import NODE_LOST_SECONDS
 from retinue.pool.snapshot import PoolMetrics
@@ -725,6 +726,7 @@ def _happen(fake: FakeWorld, verb: str, number: int) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     replicas=st.integers(0, 4),
+    by_dra=st.booleans(),
     shape=st.sampled_from([{}, TWO_PODS, {**TWO_PODS, **PACKED}, {"topology": {"spread": "rack"}}]),
     rollout=st.sampled_from([(1, 0), (0, 1), (1, 1), (2, 0)]),
     delays=st.lists(st.integers(0, 8), min_size=1, max_size=4),
@@ -733,6 +735,7 @@ def _happen(fake: FakeWorld, verb: str, number: int) -> None:
 )
 def test_whatever_happens_every_plan_keeps_its_promises_and_the_pool_recovers(
     replicas: int,
+    by_dra: bool,
     shape: dict[str, Any],
     rollout: tuple[int, int],
     delays: list[int],
@@ -741,7 +744,12 @@ def test_whatever_happens_every_plan_keeps_its_promises_and_the_pool_recovers(
 ) -> None:
     surge, unavailable = rollout
     pool = make_pool(replicas=replicas, rollout={"maxSurge": surge, "maxUnavailable": unavailable}, **shape)
-    fake = world(pool, [gpu_node(f"n{i:02}", rack=f"r{i % 3}", clique=f"c{i // 2}") for i in range(14)])
+    gpus = 0 if by_dra else 4
+    nodes = [gpu_node(f"n{i:02}", rack=f"r{i % 3}", clique=f"c{i // 2}", gpus=gpus) for i in range(14)]
+    fake = world(pool, nodes)
+    if by_dra:
+        fake.classes["fast"] = gpu_class("fast", devices={"deviceClass": "gpu.example.com", "perNode": 4})
+        fake.published = {node.name: {counting_key("gpu.example.com"): 4} for node in nodes}
     fake.start_delay = lambda name: float(delays[sum(map(ord, name)) % len(delays)])
     fake.termination = float(termination)
     for verb, number in events:
@@ -752,6 +760,7 @@ def test_whatever_happens_every_plan_keeps_its_promises_and_the_pool_recovers(
             _each_packed_instance_is_in_one_domain(fake)
     fake.run(limit=900)
     assert settled(fake), fake.describe()
+    assert len(fake.templates) == int(by_dra)
     writes = fake.writes
     fake.reconcile()
     assert fake.writes == writes, "a settled pool is written to"

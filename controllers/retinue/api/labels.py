@@ -32,5 +32,7 @@ TIME_SCALE = "retinue.dev/time-scale"
 PLACEMENT_GATE = "retinue.dev/placement"
 ENGINE_CONTAINER = "engine"
 TIER_CONTAINER = "tier"
+# The claim of an engine pod for its devices, where the node class hands them out by DRA.
+DEVICES_CLAIM = "devices"
 HTTP_PORT_NAME = "http"
 HTTP_PORT = 8000

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from retinue.api.markers import Cel, Column, KindInfo, ListMap, ListSet, MaxProperties, immutable
+from retinue.api.markers import Cel, Column, KindInfo, ListMap, ListSet, MaxProperties, Pattern, immutable
 from retinue.api.types import (
     Condition,
     Decimal,
@@ -20,6 +20,11 @@ from retinue.api.types import (
     Toleration,
 )
 
+DeviceClassName = Annotated[
+    str,
+    Pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "must be the name of a DeviceClass such as gpu.nvidia.com"),
+    Field(min_length=1, max_length=253),
+]
 GigabytesPerSecond = Annotated[int, Field(ge=1, le=10000000)]
 
 
@@ -40,11 +45,13 @@ class Devices(Model):
     )
     extended_resource: ResourceName | None = None
     """Resource that a device plugin advertises, such as nvidia.com/gpu."""
-    device_class: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """DRA DeviceClass. Stored and not requested by this version: pools on such a class say in condition Valid that it
-    cannot be used."""
+    device_class: DeviceClassName | None = None
+    """DRA DeviceClass, such as gpu.nvidia.com. Each pod claims its devices by a ResourceClaimTemplate that its pool
+    makes, in place of an extended resource. Needs a driver that publishes ResourceSlices. Instances that run keep the
+    devices that they have when this changes."""
     per_node: Annotated[int, Field(ge=1, le=256)]
-    """Devices of one node."""
+    """Devices of one node. With deviceClass placement counts so many on each ready node, and the scheduler has the last
+    word: it knows the ResourceSlices."""
 
 
 class Teraflops(Model):
@@ -145,7 +152,7 @@ class DomainStatus(Model):
     ready_nodes: int
     """Nodes whose condition Ready is True."""
     devices: int
-    """Devices that its nodes offer."""
+    """Devices that its nodes offer; with deviceClass, perNode of each node that is Ready."""
     free_devices: int
     """Devices on usable nodes that no pod managed by Retinue holds; pods of others are not counted."""
 
@@ -160,7 +167,7 @@ class NodeClassStatus(Model):
     ready_nodes: int | None = None
     """Nodes whose condition Ready is True."""
     devices: int | None = None
-    """Devices that the nodes offer."""
+    """Devices that the nodes offer; with deviceClass, perNode of each node that is Ready."""
     free_devices: int | None = None
     """Devices on usable nodes that no pod managed by Retinue holds; pods of others are not counted."""
     domains: Annotated[list[DomainStatus], ListMap(("level", "name")), Field(max_length=256)] = Field(

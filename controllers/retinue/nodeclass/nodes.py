@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from retinue.api import labels
 from retinue.api.types import Toleration, TolerationOperator
 from retinue.api.units import quantity
 from retinue.conditions import epoch
+from retinue.nodeclass.claims import ClaimTemplate, template_names
 from retinue.plan import Manifest
 
 _TERMINAL = ("Succeeded", "Failed")
+NO_TEMPLATES: Mapping[tuple[str, str], ClaimTemplate] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,11 @@ def is_gated(pod_spec: Manifest) -> bool:
     return any(gate["name"] == labels.PLACEMENT_GATE for gate in pod_spec.get("schedulingGates", []))
 
 
-def hold_from(pod: Manifest) -> Hold | None:
-    """What a pod holds: None for one that has ended or still waits behind the placement gate."""
+def hold_from(pod: Manifest, templates: Mapping[tuple[str, str], ClaimTemplate] = NO_TEMPLATES) -> Hold | None:
+    """What a pod holds: None for one that has ended or still waits behind the placement gate.
+
+    `templates` are the claim templates by namespace and name: they say what the pod's claims hold.
+    """
     spec, meta = pod.get("spec", {}), pod["metadata"]
     if pod.get("status", {}).get("phase") in _TERMINAL or is_gated(spec):
         return None
@@ -81,6 +87,10 @@ def hold_from(pod: Manifest) -> Hold | None:
         wanted = {**resources.get("limits", {}), **resources.get("requests", {})}
         for name, value in _quantities(wanted).items():
             requests[name] = requests.get(name, 0) + value
+    for name in template_names(spec):
+        template = templates.get((meta.get("namespace", ""), name))
+        for key, count in template.requests.items() if template else ():
+            requests[key] = requests.get(key, 0) + count
     return Hold(
         pod=f"{meta.get('namespace', '')}/{meta['name']}",
         node=spec.get("nodeName"),
@@ -90,9 +100,11 @@ def hold_from(pod: Manifest) -> Hold | None:
     )
 
 
-def holds_from(pods: Iterable[Manifest]) -> tuple[Hold, ...]:
-    """The holds of all pods that hold something."""
-    return tuple(hold for hold in map(hold_from, pods) if hold is not None)
+def holds_from(pods: Iterable[Manifest], templates: Iterable[ClaimTemplate] = ()) -> tuple[Hold, ...]:
+    """The holds of all pods that hold something; `templates` are all claim templates that pods may name."""
+    known = {(template.namespace, template.name): template for template in templates}
+    holds = (hold_from(pod, known) for pod in pods)
+    return tuple(hold for hold in holds if hold is not None)
 
 
 def tolerated(taints: Iterable[Taint], tolerations: Iterable[Toleration]) -> bool:

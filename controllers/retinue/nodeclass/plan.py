@@ -36,9 +36,9 @@ def plan(snapshot: NodeClassSnapshot, now: float) -> Plan:
     except UnknownPreset as error:
         return _plan_invalid(object_, f"spec.preset: {error}", now)
     matching = tuple(node for node in snapshot.nodes if class_.matches(node))
-    resource = class_.resource or ""
+    counted = class_.counted or ""
     free = free_capacity(class_, snapshot.nodes, snapshot.holds)
-    devices = sum(node.allocatable.get(resource, 0) for node in matching)
+    devices = sum(class_.devices_on(node) for node in matching)
     overlaps = _overlaps(matching, snapshot.others)
     findings = _findings(class_, matching, devices, overlaps)
     return Plan(
@@ -47,8 +47,8 @@ def plan(snapshot: NodeClassSnapshot, now: float) -> Plan:
             nodes=len(matching),
             ready_nodes=sum(node.ready for node in matching),
             devices=devices,
-            free_devices=sum(max(0, member.free.get(resource, 0)) for member in free),
-            domains=_domains(class_, matching, free, resource),
+            free_devices=sum(max(0, member.free.get(counted, 0)) for member in free),
+            domains=_domains(class_, matching, free),
             overlaps=sorted(overlaps),
             conditions=merge(object_.status.conditions, findings, object_.metadata.generation, now),
         ).to_wire(),
@@ -102,17 +102,16 @@ def _ready(class_: ResolvedClass, matching: tuple[Node, ...], devices: int) -> F
     return Finding(ConditionType.READY, True, Reason.NODES_FOUND, f"{usable} of {len(matching)} nodes are usable")
 
 
-def _domains(
-    class_: ResolvedClass, matching: tuple[Node, ...], free: tuple[Free, ...], resource: str
-) -> list[DomainStatus]:
-    free_of = {member.node.name: max(0, member.free.get(resource, 0)) for member in free}
-    return [domain for level in class_.topology for domain in _level_domains(level, matching, free_of, resource)][
+def _domains(class_: ResolvedClass, matching: tuple[Node, ...], free: tuple[Free, ...]) -> list[DomainStatus]:
+    counted = class_.counted or ""
+    free_of = {member.node.name: max(0, member.free.get(counted, 0)) for member in free}
+    return [domain for level in class_.topology for domain in _level_domains(class_, level, matching, free_of)][
         :MAX_DOMAINS
     ]
 
 
 def _level_domains(
-    level: TopologyLevel, nodes: tuple[Node, ...], free_of: Mapping[str, int], resource: str
+    class_: ResolvedClass, level: TopologyLevel, nodes: tuple[Node, ...], free_of: Mapping[str, int]
 ) -> list[DomainStatus]:
     members: dict[str, list[Node]] = {}
     for node in nodes:
@@ -124,7 +123,7 @@ def _level_domains(
             name=name,
             nodes=len(nodes_),
             ready_nodes=sum(node.ready for node in nodes_),
-            devices=sum(node.allocatable.get(resource, 0) for node in nodes_),
+            devices=sum(class_.devices_on(node) for node in nodes_),
             free_devices=sum(free_of.get(node.name, 0) for node in nodes_),
         )
         for name, nodes_ in sorted(members.items())

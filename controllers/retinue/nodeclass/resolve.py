@@ -12,6 +12,7 @@ from retinue.api.types import Toleration
 from retinue.catalog.facts import DeviceFacts, Preset, TopologyLevel
 from retinue.catalog.load import CUSTOM_DEVICE, device_with
 from retinue.catalog.load import preset as load_preset
+from retinue.nodeclass.claims import counting_key
 from retinue.nodeclass.nodes import Node, tolerated
 
 NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
@@ -19,7 +20,11 @@ NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class ResolvedClass:
-    """What a node class means. `resource` is None for CPU classes, `device` where no facts are known."""
+    """What a node class means.
+
+    Its nodes hand devices out as the extended resource `resource` or by the DRA class `device_class`; both are None for
+    CPU classes. `device` is None where no facts are known.
+    """
 
     name: str
     family: Family
@@ -37,6 +42,24 @@ class ResolvedClass:
     preliminary: bool = False
     time_scale: float = 1.0
     """Emulated nodes may run at a multiple of real speed; what the cost model says of them must follow."""
+
+    @property
+    def counted(self) -> str | None:
+        """The name under which devices are counted on nodes and in what pods hold; None for a class without."""
+        return self.resource if self.device_class is None else counting_key(self.device_class)
+
+    def offers(self, node: Node) -> Mapping[str, int]:
+        """What a node can give to pods of this class, when nothing is taken from it.
+
+        Devices of a DRA class stand in no node's status: a ready node is taken to have as many as the class says.
+        """
+        if self.device_class is None:
+            return node.allocatable
+        return {**node.allocatable, counting_key(self.device_class): self.per_node if node.ready else 0}
+
+    def devices_on(self, node: Node) -> int:
+        """How many devices of the class a node has, taken or not."""
+        return 0 if self.counted is None else self.offers(node).get(self.counted, 0)
 
     def matches(self, node: Node) -> bool:
         """Whether the node belongs to the class: it carries every label of the selector."""

@@ -45,7 +45,7 @@ def free_capacity(class_: ResolvedClass, nodes: Iterable[Node], holds: Iterable[
     node of their class and domain where the scheduler will most likely put them: the fullest one that fits.
     """
     held = tuple(holds)
-    free = {node.name: Free(node, dict(node.allocatable)) for node in nodes if class_.accepts(node)}
+    free = {node.name: Free(node, class_.offers(node)) for node in nodes if class_.accepts(node)}
     for hold in held:
         if hold.node is not None and hold.node in free:
             free[hold.node] = free[hold.node].taken(hold.requests)
@@ -58,7 +58,7 @@ def free_capacity(class_: ResolvedClass, nodes: Iterable[Node], holds: Iterable[
 
 
 def _promised_node(hold: Hold, candidates: Iterable[Free], class_: ResolvedClass) -> str | None:
-    resource = class_.resource
+    counted = class_.counted or ""
     fitting = [
         candidate
         for candidate in candidates
@@ -67,4 +67,4 @@ def _promised_node(hold: Hold, candidates: Iterable[Free], class_: ResolvedClass
     ]
     if not fitting:
         return None
-    return min(fitting, key=lambda c: (c.free.get(resource or "", 0), c.node.name)).node.name
+    return min(fitting, key=lambda c: (c.free.get(counted, 0), c.node.name)).node.name

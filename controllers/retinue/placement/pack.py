@@ -82,12 +82,12 @@ def place(request: Request, class_: ResolvedClass, nodes: Iterable[Node], holds:
     if not fitting:
         return NoFit(class_.name, _explain(request, class_, free, all_nodes, level))
     spread = class_.level(request.spread) if request.spread else None
-    resource = class_.resource or ""
+    counted = class_.counted or ""
     best = min(
         fitting,
         key=lambda domain: (
             _crowding(domains[domain], spread, request.occupied),
-            sum(member.free.get(resource, 0) for member in domains[domain]),
+            sum(member.free.get(counted, 0) for member in domains[domain]),
             domain.name,
             domain.key,
         ),
@@ -181,11 +181,11 @@ def _explain(
     if not matching:
         selector = ",".join(f"{key}={value}" for key, value in sorted(class_.node_selector.items()))
         return f"{_asked(request, class_)}: no node has the labels {selector}"
-    resource = class_.resource
+    counted = class_.counted
     lines = [f"{_asked(request, class_)}: {len(free)} of {len(matching)} nodes are usable"]
-    if resource is not None:
-        total = sum(member.node.allocatable.get(resource, 0) for member in free)
-        lines.append(f"{sum(max(0, m.free.get(resource, 0)) for m in free)} of their {total} {resource} are free")
+    if counted is not None:
+        total = sum(class_.devices_on(member.node) for member in free)
+        lines.append(f"{sum(max(0, m.free.get(counted, 0)) for m in free)} of their {total} {counted} are free")
     if level is not None:
         domains = _domains(free, level)
         if not domains:

@@ -9,6 +9,7 @@ from retinue.api import GROUP, VERSION, labels
 from retinue.api.kvcachetier import Medium
 from retinue.api.units import seconds
 from retinue.engines.launch import Launch, TierServer, command
+from retinue.nodeclass.claims import API_VERSION, EXACT_COUNT, TEMPLATE_KIND
 from retinue.placement.pack import Placement
 from retinue.plan import Manifest
 from retinue.podtemplate import with_template
@@ -69,6 +70,38 @@ def build_service(snapshot: PoolSnapshot) -> Manifest:
     }
 
 
+def build_claim_template(snapshot: PoolSnapshot, shape: InstanceShape) -> Manifest | None:
+    """What each pod on the shape's class claims by DRA; None where the class's devices are an extended resource.
+
+    The spec of a template cannot be changed, so the name follows its content; at most 123 characters, as pool and class
+    names are limited.
+    """
+    if shape.claim is None:
+        return None
+    meta, class_ = snapshot.pool.metadata, shape.node_class.name
+    tags = {**selector_labels(snapshot), labels.NODE_CLASS: class_}
+    exactly = {
+        "deviceClassName": shape.claim.device_class,
+        "allocationMode": EXACT_COUNT,
+        "count": shape.claim.count,
+    }
+    spec: Manifest = {
+        "metadata": {"labels": tags},
+        "spec": {"devices": {"requests": [{"name": labels.DEVICES_CLAIM, "exactly": exactly}]}},
+    }
+    return {
+        "apiVersion": API_VERSION,
+        "kind": TEMPLATE_KIND,
+        "metadata": {
+            "name": f"{service_name(meta.name, snapshot.kind)}-{class_}-{_hash(spec)}",
+            "namespace": meta.namespace,
+            "labels": {**_inherited(snapshot), **tags},
+            "ownerReferences": [owner_reference(snapshot)],
+        },
+        "spec": spec,
+    }
+
+
 def build_pod(
     snapshot: PoolSnapshot,
     shape: InstanceShape,
@@ -97,6 +130,10 @@ def build_pod(
     tolerations = [toleration.to_wire() for toleration in shape.node_class.tolerations]
     if tolerations:
         spec["tolerations"] = tolerations
+    template = build_claim_template(snapshot, shape)
+    if template is not None:
+        name = template["metadata"]["name"]
+        spec["resourceClaims"] = [{"name": labels.DEVICES_CLAIM, "resourceClaimTemplateName": name}]
     pod: Manifest = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -202,14 +239,15 @@ def _engine_container(snapshot: PoolSnapshot, shape: InstanceShape, instance: st
 
 
 def _resources(shape: InstanceShape) -> Manifest:
-    """Extended resources must have requests equal to limits; host memory is a request only."""
-    amounts = {name: str(amount) for name, amount in sorted(shape.requests.items())}
+    """Extended resources must have requests equal to limits; host memory is a request only; claims go by name."""
+    amounts = {name: str(amount) for name, amount in sorted(shape.resources.items())}
     limits = {name: amount for name, amount in amounts.items() if name != "memory"}
-    return {"requests": amounts, "limits": limits}
+    claims = {} if shape.claim is None else {"claims": [{"name": labels.DEVICES_CLAIM}]}
+    return {"requests": amounts, "limits": limits, **claims}
 
 
-def _hash(pod_spec: Manifest) -> str:
-    text = json.dumps(pod_spec, sort_keys=True, separators=(",", ":"))
+def _hash(spec: Manifest) -> str:
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

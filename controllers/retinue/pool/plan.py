@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 from retinue.api.pool import InstancePhase
 from retinue.conditions import Reason, timestamp
-from retinue.plan import Apply, Manager, Plan
+from retinue.nodeclass.claims import API_VERSION, TEMPLATE_KIND
+from retinue.plan import Apply, Delete, Manager, Plan
 from retinue.pool.admission import Admission, admit
-from retinue.pool.build import build_marks, build_pod, build_service
+from retinue.pool.build import build_claim_template, build_marks, build_pod, build_service
 from retinue.pool.draft import Draft
 from retinue.pool.drain import DRAIN_POLL_SECONDS, finish_drains
 from retinue.pool.instances import (
@@ -37,6 +38,8 @@ def plan(snapshot: PoolSnapshot, now: float) -> Plan:
     draft = Draft()
     if admission.valid.status:
         draft.apply.append(Apply(build_service(snapshot)))
+        templates = [build_claim_template(snapshot, shape) for shape in admission.shapes.values()]
+        draft.apply.extend(Apply(template) for template in templates if template is not None)
         _give_up_lost(snapshot, instances, draft)
         _restart_failed(snapshot, instances, draft)
         _move_towards_replicas(snapshot, admission, instances, revision, draft, now)
@@ -44,6 +47,7 @@ def plan(snapshot: PoolSnapshot, now: float) -> Plan:
         release_gated(snapshot, admission, instances, revision, draft)
     finish_drains(snapshot, instances, draft, now)
     _keep_marks(snapshot, instances, draft)
+    _remove_unused_templates(snapshot, draft)
     _look_again_when_due(snapshot, instances, draft, now)
     status, events = pool_status(
         snapshot, admission, instances, revision, draft.restarted, draft.removed, draft.drained, draft.unplaced, now
@@ -132,6 +136,16 @@ def _keep_marks(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: Dr
         for pod in instance.pods:
             if not pod.deleting:
                 draft.apply.append(Apply(build_marks(snapshot, pod, None), Manager.INSTANCE))
+
+
+def _remove_unused_templates(snapshot: PoolSnapshot, draft: Draft) -> None:
+    """A claim template stays while it is wanted for new pods or a pod names it: it says what that pod holds."""
+    wanted = {entry.manifest["metadata"]["name"] for entry in draft.apply if entry.manifest["kind"] == TEMPLATE_KIND}
+    wanted.update(name for pod in snapshot.pods for name in pod.claim_templates)
+    for template in snapshot.claim_templates:
+        if template.name not in wanted and not template.deleting:
+            meta = snapshot.pool.metadata
+            draft.delete.append(Delete(API_VERSION, TEMPLATE_KIND, meta.namespace, template.name, template.uid))
 
 
 def _look_again_when_due(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: Draft, now: float) -> None:

@@ -10,21 +10,34 @@ from retinue.api.units import quantity
 from retinue.catalog.facts import MissingFact
 from retinue.catalog.load import UnknownModel, model
 from retinue.economics.costmodel import DoesNotFit, EngineShape, kv_capacity_tokens
+from retinue.nodeclass.claims import DeviceClaim, counting_key
 from retinue.nodeclass.resolve import ResolvedClass
 
 
 @dataclass(frozen=True)
 class InstanceShape:
-    """One instance on one class. `requests` is per pod; memory in bytes; cost per hour None where unknown."""
+    """One instance on one class. Memory in bytes; cost per hour None where unknown.
+
+    `resources` is what the engine's container of each pod requests, `claim` the devices that each pod claims by DRA
+    (None where devices are an extended resource and thus among `resources`).
+    """
 
     node_class: ResolvedClass
     pods: int
     devices_per_pod: int
-    requests: Mapping[str, int]
+    resources: Mapping[str, int]
+    claim: DeviceClaim | None
     host_cache_bytes: int
     kv_capacity_tokens: int
     engine: EngineShape
     cost_per_hour: float | None
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        """What placement counts for each pod: resources, and claimed devices under their counting key."""
+        if self.claim is None:
+            return self.resources
+        return {counting_key(self.claim.device_class): self.claim.count, **self.resources}
 
 
 @dataclass(frozen=True)
@@ -63,9 +76,7 @@ def instance_shape(
     `host_tiers` are the HostMemory tiers of the pool: each instance keeps their capacity in host memory, shared over
     its pods.
     """
-    if class_.resource is None:
-        if class_.device_class is not None:
-            return Misfit(f"node class {class_.name} hands out devices by DRA, which this version does not request yet")
+    if class_.counted is None:
         return Misfit(f"node class {class_.name} (family {class_.family}) has no devices: engines need a GPU class")
     devices = parallelism.devices
     per_node = max(1, class_.per_node)
@@ -93,16 +104,17 @@ def instance_shape(
         for tier in host_tiers.values()
         if tier.spec.medium == Medium.HOST_MEMORY and tier.spec.capacity_per_member
     )
-    requests = {class_.resource: devices // pods}
+    resources = {} if class_.resource is None else {class_.resource: devices // pods}
     if host_bytes:
-        requests["memory"] = -(-host_bytes // pods)
-    requests.update(class_.rdma)
+        resources["memory"] = -(-host_bytes // pods)
+    resources.update(class_.rdma)
     per_device = class_.cost_per_device_hour()
     return InstanceShape(
         node_class=class_,
         pods=pods,
         devices_per_pod=devices // pods,
-        requests=requests,
+        resources=resources,
+        claim=None if class_.device_class is None else DeviceClaim(class_.device_class, devices // pods),
         host_cache_bytes=host_bytes,
         kv_capacity_tokens=capacity,
         engine=shape,

@@ -8,6 +8,7 @@ from enum import StrEnum
 from retinue.api import DecodePool, KVCacheTier, PrefillPool, labels
 from retinue.api.decodepool import Serves
 from retinue.conditions import epoch
+from retinue.nodeclass.claims import ClaimTemplate, template_names
 from retinue.nodeclass.nodes import Hold, Node, is_gated
 from retinue.nodeclass.resolve import ResolvedClass
 from retinue.plan import Manifest
@@ -50,6 +51,7 @@ class PodView:
     template: str = ""
     unhealthy: str = ""
     obstacle: Obstacle | None = None
+    claim_templates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class PoolSnapshot:
     """One pool, its pods, and the part of the world that its plan depends on.
 
     `in_flight` holds the running and waiting requests of draining instances, None where the engine did not answer.
+    `claim_templates` are those that the pool owns.
     `metrics` is None when no Prometheus is configured.
     """
 
@@ -83,6 +86,7 @@ class PoolSnapshot:
     tiers: Mapping[str, KVCacheTier]
     in_flight: Mapping[str, int | None]
     metrics: PoolMetrics | None
+    claim_templates: tuple[ClaimTemplate, ...] = ()
 
     @property
     def engine_role(self) -> str:
@@ -122,6 +126,7 @@ def pod_view(manifest: Manifest) -> PodView:
         obstacle=obstacle(status),
         template=notes.get(labels.TEMPLATE, ""),
         unhealthy=_unhealthy(status),
+        claim_templates=template_names(spec),
     )
 
 

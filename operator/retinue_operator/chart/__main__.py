@@ -48,7 +48,7 @@ def _chart_yaml(root: Path) -> str:
         "type: application\n"
         f"version: {version}\n"
         f'appVersion: "{version}"\n'
-        'kubeVersion: ">=1.33.0-0"\n'
+        'kubeVersion: ">=1.34.0-0"\n'
         "keywords: [inference, agents, llm, kv-cache, autoscaling]\n"
     )
 

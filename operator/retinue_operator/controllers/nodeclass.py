@@ -15,7 +15,10 @@ class NodeClassController:
     kind = "NodeClass"
 
     def keys_for(self, kind: str, obj: Manifest) -> Iterable[Key]:
-        """Nodes change what a class has, pods what is free, other classes what overlaps."""
+        """Nodes change what a class has, pods what is free, other classes what overlaps.
+
+        The claim template that says what a pod holds is there before the pod and does not change.
+        """
         del obj
         return [Key("NodeClass", "", EVERY)] if kind in ("Node", "Pod", "NodeClass") else []
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from retinue.api import KVCacheTier, NodeClass
 from retinue.api.types import Model
 from retinue.catalog.load import UnknownPreset
+from retinue.nodeclass.claims import TEMPLATE_KIND, template_from
 from retinue.nodeclass.nodes import Hold, Node, holds_from, node_from
 from retinue.nodeclass.resolve import ResolvedClass, resolve
 from retinue.plan import Key, Manifest
@@ -56,7 +57,7 @@ def fleet(cache: Cache) -> Fleet:
         classes=classes,
         errors=errors,
         nodes=tuple(node_from(manifest) for manifest in cache.select("Node")),
-        holds=holds_from(cache.select("Pod")),
+        holds=holds_from(cache.select("Pod"), map(template_from, cache.select(TEMPLATE_KIND))),
     )
 
 

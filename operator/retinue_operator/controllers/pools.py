@@ -7,6 +7,7 @@ from retinue.api import DecodePool, PrefillPool, labels
 from retinue.api.decodepool import Serves
 from retinue.autoscaling.assemble import instance_sessions, pool_signals
 from retinue.autoscaling.inputs import PoolKind as MeasuredKind
+from retinue.nodeclass.claims import TEMPLATE_KIND, template_from
 from retinue.plan import Key, Manifest, Plan, earliest
 from retinue.pool.plan import plan
 from retinue.pool.snapshot import Pool, PoolKind, PoolMetrics, PoolSnapshot, pod_view
@@ -27,10 +28,14 @@ class PoolController:
         self._pool_kind = PoolKind.PREFILL if model is PrefillPool else PoolKind.DECODE
 
     def keys_for(self, kind: str, obj: Manifest) -> Iterable[Key]:
-        """Its pods and service, tiers of its namespace, nodes and classes; a pod that goes makes room for others."""
+        """Its pods, service and claim templates, tiers of its namespace, nodes and classes.
+
+        A pod that goes makes room for others.
+        """
         meta = obj["metadata"]
         tags, namespace = meta.get("labels", {}), meta.get("namespace", "")
-        if kind in ("Pod", "Service") and tags.get(labels.POOL_KIND) == self._pool_kind.value and labels.POOL in tags:
+        own = kind in ("Pod", "Service", TEMPLATE_KIND) and tags.get(labels.POOL_KIND) == self._pool_kind.value
+        if own and labels.POOL in tags:
             yield Key(self.kind, namespace, tags[labels.POOL])
         if kind == "Pod" and meta.get("deletionTimestamp"):
             yield Key(self.kind, "", EVERY)
@@ -65,6 +70,7 @@ class PoolController:
                 tiers=tiers(cache, key.namespace),
                 in_flight=draining,
                 metrics=metrics,
+                claim_templates=tuple(map(template_from, cache.owned_by(pool.metadata.uid, TEMPLATE_KIND))),
             )
             made = plan(snapshot, world.now())
         return replace(made, requeue_after=earliest(made.requeue_after, again))
