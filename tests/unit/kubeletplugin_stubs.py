@@ -17,6 +17,7 @@ from retinue_emulator.kubeletplugin.paths import NodePaths
 from retinue_emulator.kubeletplugin.pluginsocket import Pace
 from retinue_emulator.kubeletplugin.proto import deviceplugin_v1beta1_pb2 as dp
 from retinue_emulator.kubeletplugin.proto import dra_v1_pb2 as dra
+from retinue_emulator.kubeletplugin.proto import drahealth_v1_pb2 as health
 from retinue_emulator.kubeletplugin.proto import pluginregistration_v1_pb2 as registration
 from retinue_emulator.kubeletplugin.proto import podresources_v1_pb2 as podresources
 from retinue_emulator.kubeletplugin.rpc import (
@@ -31,6 +32,7 @@ from retinue_emulator.kubeletplugin.rpc import (
     PREPARE,
     REGISTER,
     UNPREPARE,
+    WATCH_HEALTH,
     Context,
     channel,
     serve,
@@ -166,6 +168,22 @@ class StubKubelet:
         async with channel(self.paths.driver(driver) / "dra.sock") as connection:
             answer = await UNPREPARE.call(connection)(dra.NodeUnprepareResourcesRequest(claims=claims), timeout=5)
         return dict(answer.claims)
+
+    @asynccontextmanager
+    async def health(self, driver: str) -> AsyncIterator[AsyncIterator[dict[tuple[str, str], str]]]:
+        """The driver's reports on its devices: health by pool and name."""
+        async with channel(self.paths.driver(driver) / "dra.sock") as connection:
+            stream = WATCH_HEALTH.stream(connection)(health.NodeWatchResourcesRequest(), timeout=10)
+
+            async def reports() -> AsyncIterator[dict[tuple[str, str], str]]:
+                async for answer in stream:
+                    yield {
+                        (item.device.pool_name, item.device.device_name): health.HealthStatus.Name(item.health)
+                        for item in answer.devices
+                    }
+
+            yield reports()
+            stream.cancel()
 
     @asynccontextmanager
     async def _plugin(self, resource: str) -> AsyncIterator[grpc.aio.Channel]:

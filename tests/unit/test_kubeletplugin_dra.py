@@ -87,7 +87,8 @@ async def driven(folder: Path, claims: Claims) -> AsyncIterator[Driven]:
     async with running(world.socket.run()):
         await until((world.paths.registry / f"{DRIVER}-reg.sock").exists, "the registration socket")
         info = await world.kubelet.find_driver(DRIVER)
-        assert (info.type, info.name, list(info.supported_versions)) == ("DRAPlugin", DRIVER, ["v1.DRAPlugin"])
+        services = ["v1.DRAPlugin", "v1.DRAResourceHealth"]
+        assert (info.type, info.name, list(info.supported_versions)) == ("DRAPlugin", DRIVER, services)
         assert info.endpoint == str(world.paths.driver(DRIVER) / "dra.sock")
         yield world
 
@@ -188,6 +189,15 @@ async def test_an_unhealthy_device_is_not_prepared_until_it_works_again(folder: 
         assert "unhealthy" in (await world.kubelet.prepare(DRIVER, CLAIM))["u1"].error
         world.driver.faults = KubeletFaults()
         assert not (await world.kubelet.prepare(DRIVER, CLAIM))["u1"].error
+
+
+async def test_the_kubelet_hears_of_a_device_that_breaks_and_heals(folder: Path) -> None:
+    async with driven(folder, Claims()) as world, world.kubelet.health(DRIVER) as reports:
+        assert await anext(reports) == {(NODE, f"gpu-{index}"): "HEALTHY" for index in range(4)}
+        world.driver.faults = parse_kubelet_faults("device-unhealthy=1")
+        assert (await anext(reports))[NODE, "gpu-1"] == "UNHEALTHY"
+        world.driver.faults = KubeletFaults()
+        assert set((await anext(reports)).values()) == {"HEALTHY"}
 
 
 async def test_one_device_is_not_prepared_for_two_claims_at_once(folder: Path) -> None:

@@ -12,6 +12,7 @@ from retinue_emulator.nodeplugin.apiserver import ApiError, JsonObject, is_trans
 
 from .checkpoint import Checkpoint, PreparedClaim, PreparedDevice
 from .containerview import claim_cdi_names, remove_claim_spec, write_claim_spec
+from .driverhealth import HealthReports
 from .faults import KubeletFaults
 from .nodedevices import PluginDevice
 from .paths import NodePaths
@@ -44,7 +45,8 @@ class DraDriver:
 
     def __init__(self, node: str, devices: Sequence[PluginDevice], claims: ClaimReader, paths: NodePaths) -> None:
         self.name = driver_name(devices[0].resource)
-        self.faults = KubeletFaults()
+        self._faults = KubeletFaults()
+        self._health = HealthReports(node, devices)
         self._node = node
         self._devices = {device.name: device for device in devices}
         self._claims = claims
@@ -53,6 +55,16 @@ class DraDriver:
         # One lock per claim: a repeated call waits for the first, claims do not wait for each other. A lock lives as
         # long as a call holds it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def faults(self) -> KubeletFaults:
+        """What is broken now."""
+        return self._faults
+
+    @faults.setter
+    def faults(self, faults: KubeletFaults) -> None:
+        self._faults = faults
+        self._health.set_faults(faults)
 
     @property
     def prepared(self) -> tuple[PreparedClaim, ...]:
@@ -66,7 +78,7 @@ class DraDriver:
 
     def handlers(self) -> list[Handler]:
         """The methods for a server."""
-        return [PREPARE.serve(self._prepare_all), UNPREPARE.serve(self._unprepare_all)]
+        return [PREPARE.serve(self._prepare_all), UNPREPARE.serve(self._unprepare_all), *self._health.handlers()]
 
     async def _prepare_all(
         self, request: dra.NodePrepareResourcesRequest, _: Context

@@ -15,7 +15,7 @@ from .rpc import GET_INFO, NOTIFY, Context, SocketPathTooLong, serve, socket_ide
 
 _LOGGER = logging.getLogger(__name__)
 _TYPE = "DRAPlugin"
-_SERVICES = ("v1.DRAPlugin",)
+_SERVICES = ("v1.DRAPlugin", "v1.DRAResourceHealth")
 
 
 class DriverSocket:

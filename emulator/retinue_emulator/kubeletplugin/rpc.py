@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from .proto import deviceplugin_v1beta1_pb2 as dp
 from .proto import dra_v1_pb2 as dra
+from .proto import drahealth_v1_pb2 as health
 from .proto import pluginregistration_v1_pb2 as registration
 from .proto import podresources_v1_pb2 as podresources
 
@@ -100,6 +101,9 @@ NOTIFY = Method(
 PREPARE = Method(_DRA, "NodePrepareResources", dra.NodePrepareResourcesRequest, dra.NodePrepareResourcesResponse)
 UNPREPARE = Method(
     _DRA, "NodeUnprepareResources", dra.NodeUnprepareResourcesRequest, dra.NodeUnprepareResourcesResponse
+)
+WATCH_HEALTH = Method(
+    "v1.DRAResourceHealth", "NodeWatchResources", health.NodeWatchResourcesRequest, health.NodeWatchResourcesResponse
 )
 LIST_PODS = Method(
     "v1.PodResourcesLister", "List", podresources.ListPodResourcesRequest, podresources.ListPodResourcesResponse
