@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from retinue_gateway.directory import Instance
 KV_TRANSFER_FAILED = "kv_transfer_failed"
 # Engines behind uvicorn close an idle connection after 5 s; one that we keep longer would fail under the next request.
 _KEEP_ALIVE_SECONDS = 4.0
+# An engine may be silent for minutes while it computes, so silence proves nothing; a node that has vanished answers no
+# probes either. After so many seconds of silence it is probed, so often; without an answer the connection breaks.
+_PROBE_AFTER_SECONDS, _PROBE_SECONDS, _PROBES = 10, 5, 3
 
 
 class RetryReason(StrEnum):
@@ -75,12 +79,29 @@ class Prefilled:
 def open_session(connect_timeout: float, idle_timeout: float) -> aiohttp.ClientSession:
     """The one client session of a gateway: keep-alive, no limit on connections, no limit on a request's total time."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+        connector=aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS, socket_factory=_socket_that_notices
+        ),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=idle_timeout),
         auto_decompress=True,
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=2**16,
     )
+
+
+def _socket_that_notices(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket whose connection breaks within half a minute when the other machine is gone without a word."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):  # Linux
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER_SECONDS)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+        # For what was sent and is not acknowledged, which probes do not cover.
+        limit = _PROBE_AFTER_SECONDS + _PROBE_SECONDS * _PROBES
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit * 1000)
+    return made
 
 
 class Engines:
