@@ -106,8 +106,19 @@ def agent_pool(namespace: str, *, mode: str = "Auto", most: int = 2) -> Object:
     }
 
 
+def small_agent_pool(namespace: str, *, mode: str = "Off", most: int = 2, **spec: Any) -> Object:
+    """The same with the small model in all pools: every instance takes one device."""
+    made = agent_pool(namespace, mode=mode, most=most)
+    primary = made["spec"]["roles"][0]
+    primary["model"] = SMALL_MODEL
+    for stage in ("prefill", "decode"):
+        del primary[stage]["parallelism"]
+    made["spec"].update(spec)
+    return made
+
+
 def node_classes(speed: float = SPEED) -> list[Object]:
-    """The classes of the kind cluster's nodes, which are those of the examples; times are `speed` times as fast as real."""
+    """The classes of the kind cluster's nodes: those of the examples, with times `speed` times as fast as real."""
     classes = list(yaml.safe_load_all((EXAMPLES / "node-classes" / "nodeclasses.yaml").read_text()))
     for found in classes:
         found["metadata"]["annotations"]["retinue.dev/time-scale"] = f"{speed:g}"
