@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -21,6 +21,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self.reconciles = self._counter("reconciles_total", "Reconciles by kind and result.", "kind", "result")
         self.reconcile_seconds = self._histogram("reconcile_seconds", "Duration of one reconcile.", "kind")
         self.queue_latency = self._histogram("queue_latency_seconds", "Time from due to start of a reconcile.")
