@@ -114,6 +114,15 @@ def test_all_pods_but_the_emulators_are_restricted_with_a_read_only_root(helm4: 
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
+@SETS
+def test_a_slow_start_is_no_reason_to_be_killed(helm4: Helm, values: Path) -> None:
+    for manifest in workloads(helm4.render(values)).values():
+        for container in containers(manifest):
+            start, alive = container["startupProbe"], container["livenessProbe"]
+            assert start["httpGet"] == alive["httpGet"]
+            assert start["periodSeconds"] * start["failureThreshold"] >= 120
+
+
 def test_by_default_two_operators_stand_on_different_nodes_and_are_not_evicted_together(helm4: Helm) -> None:
     objects = helm4.render(values_file("default"))
     operator = workloads(objects)["retinue-operator"]["spec"]
