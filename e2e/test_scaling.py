@@ -36,7 +36,7 @@ async def test_kubectl_scale_sizes_pools_and_tiers_and_nobody_takes_it_back(worl
     for kind, name in SIZED:
         found = world.get(kind, name, "-n", namespace, "--show-managed-fields")
         assert found["spec"]["replicas"] == 1
-        assert _writers_of_replicas(found) == {"kubectl/scale"}, name
+        assert writers_of_replicas(found) == {"kubectl/scale"}, name
 
 
 async def test_a_horizontal_pod_autoscaler_grows_a_pool_under_streams_and_shrinks_it_afterwards(
@@ -58,7 +58,7 @@ async def test_a_horizontal_pod_autoscaler_grows_a_pool_under_streams_and_shrink
         await world.replicas(namespace, "dp", "scaled", 1, timeout=120)
 
     pool = world.get("dp", "scaled", "-n", namespace, "--show-managed-fields")
-    assert _writers_of_replicas(pool) == {"kube-controller-manager/scale"}
+    assert writers_of_replicas(pool) == {"kube-controller-manager/scale"}
     scale = json.loads(
         world.kubectl("get", "--raw", f"/apis/retinue.dev/v1alpha1/namespaces/{namespace}/decodepools/scaled/scale")
     )
@@ -93,7 +93,7 @@ async def _serving(world: World, namespace: str, kind: str, name: str, wanted: i
     await world.until(probe, f"{kind} {name} has {wanted}")
 
 
-def _writers_of_replicas(found: Object) -> set[str]:
+def writers_of_replicas(found: Object) -> set[str]:
     """Who owns spec.replicas: field manager and subresource."""
     return {
         f"{entry['manager']}/{entry.get('subresource', '')}"

@@ -1,0 +1,64 @@
+"""What the operator takes: memory and CPU of its processes, and requests to the API server."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from retinue_emulator.loopback.audit import read_events
+
+from .prometheus import Prometheus
+from .world import World
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Of all operator pods together, over a window."""
+
+    memory: float
+    """Most resident bytes of one pod at one time."""
+    cpu: float
+    """Seconds of CPU a second, the pods added up."""
+    seconds: float
+
+
+def footprint(server: Prometheus, pods: set[str], seconds: float) -> Footprint:
+    """The last `seconds` as Prometheus has scraped them."""
+    selector, window = f'{{pod=~"{"|".join(sorted(pods))}"}}', f"[{max(int(seconds), 5)}s]"
+    return Footprint(
+        memory=_value(server, f"max(max_over_time(process_resident_memory_bytes{selector}{window}))"),
+        cpu=_value(server, f"sum(rate(process_cpu_seconds_total{selector}{window}))"),
+        seconds=seconds,
+    )
+
+
+def operator_requests(server: Prometheus, pods: set[str], seconds: float) -> dict[str, float]:
+    """Requests of the last `seconds` by verb as the operator's own client counts them; watches that go on are none."""
+    selector, window = f'{{pod=~"{"|".join(sorted(pods))}"}}', f"[{max(int(seconds), 5)}s]"
+    found = server.query(f"sum by (verb) (increase(retinue_operator_api_requests_total{selector}{window}))")
+    return {series["metric"]["verb"]: float(series["value"][1]) for series in found}
+
+
+def audited_writes(world: World, since: float, until: float) -> dict[str, int]:
+    """Writes by account of the release's namespace and resource in the API server's audit log; nothing without one."""
+    if world.kind is None:
+        return {}
+    prefix = f"system:serviceaccount:{world.release.namespace}:"
+    first, last = _time(since), _time(until)
+    return dict(
+        Counter(
+            f"{event.user.removeprefix(prefix)} {event.verb} {event.resource}"
+            for event in read_events(world.kind.audit_log)
+            if event.user.startswith(prefix) and first <= event.time < last
+        )
+    )
+
+
+def _value(server: Prometheus, promql: str) -> float:
+    (series,) = server.query(promql)
+    return float(series["value"][1])
+
+
+def _time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
