@@ -47,7 +47,8 @@ def agents(cluster: ClusterAccess, tmp_path_factory: pytest.TempPathFactory) -> 
             cluster.kubectl("apply", "-f", "-", stdin=NODE_CLASS.format(name=name, spec=spec, speed=SPEED))
         for url in (f"{running.gateway_url}/readyz", f"{running.operator_url}/readyz"):
             await eventually(lambda url=url: answers(url), what=f"{url} answers", timeout=60)
-        cluster.kubectl("wait", "nodeclass", "--all", "--for=condition=Ready", "--timeout=60s")
+        # On a cluster of somebody else there may be further classes, which nothing here makes Ready.
+        cluster.kubectl("wait", *(f"nodeclass/{name}" for name in CLASSES), "--for=condition=Ready", "--timeout=60s")
         return [gateway, plugin]
 
     async def stop(children: list[ChildProcess]) -> None:
