@@ -300,6 +300,13 @@ class FakeWorld:
         status = {"name": "engine", "allocatedResourcesStatus": [{"name": GPU, "resources": [device]}]}
         self.pods[name]["status"]["containerStatuses"] = [status]
 
+    def falter(self, name: str) -> None:
+        """The engine answers no probe any more, though its container runs on."""
+        started = {"running": {"startedAt": timestamp(self.now - 100)}}
+        self.pods[name]["status"]["containerStatuses"] = [{"name": "engine", "state": started}]
+        self.ready_at.pop(self.pods[name]["metadata"]["uid"], None)
+        _set_condition(self.pods[name], "Ready", "False", "ContainersNotReady", self.now)
+
     def hold_up(self, name: str, reason: str, message: str) -> None:
         """The kubelet cannot start the pod's container, for example for lack of its image; "" ends that."""
         pod = self.pods[name]

@@ -2,8 +2,9 @@
 
 import pytest
 
-from retinue.conditions import Reason
+from retinue.conditions import Reason, epoch
 from retinue.pool.containers import failure, obstacle
+from retinue.pool.snapshot import pod_view
 
 from .fakeworld import FakeWorld, make_pool, world
 
@@ -69,6 +70,30 @@ def test_an_image_that_arrives_at_last_goes_on_by_itself() -> None:
     fake.run()
     assert fake.pool.status.updated_replicas == 2
     assert fake.condition("Degraded")[:2] == ("False", "Healthy")
+
+
+def test_what_served_a_moment_ago_is_not_thrown_away_while_its_replacement_cannot_start() -> None:
+    fake = rolling()
+    fake.falter("coder-prefill-0-0")
+    fake.reconcile()
+    fake.advance(50)
+    fake.reconcile()
+    assert sorted(fake.instances()) == ["coder-prefill-0", "coder-prefill-1", "coder-prefill-2"]
+    assert {view.routable for view in fake.views()} == {True}
+    fake.advance(11)
+    fake.reconcile()
+    assert "removing coder-prefill-0, which was not serving" in [message for _, message in fake.events]
+
+
+def test_a_pod_that_starts_was_not_ready_before() -> None:
+    def seen(turned: str) -> float | None:
+        state = {"running": {"startedAt": "2026-01-01T00:00:05Z"}}
+        ready = {"type": "Ready", "status": "False", "lastTransitionTime": turned}
+        status = {"conditions": [ready], "containerStatuses": [{"name": "engine", "state": state}]}
+        return pod_view({"metadata": {"name": "coder-prefill-0-0"}, "status": status}).unready_since
+
+    assert seen("2026-01-01T00:00:05Z") is None
+    assert seen("2026-01-01T00:00:09Z") == epoch("2026-01-01T00:00:09Z")
 
 
 def test_a_pool_without_any_instance_that_starts_is_not_ready_for_that_reason() -> None:

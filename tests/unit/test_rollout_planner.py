@@ -243,6 +243,16 @@ def test_an_outdated_instance_that_does_not_serve_makes_room_at_once() -> None:
     assert step.create == 1
 
 
+def test_an_outdated_instance_that_served_a_moment_ago_is_waited_for() -> None:
+    faltering = candidate("a", STARTING, current=False, faltering=True)
+    new = candidate("b", STARTING)
+    assert next_step(1, 1, 0, [faltering]) == Step(create=1)
+    assert next_step(1, 1, 0, [faltering, new]) == Step()
+    assert next_step(1, 1, 0, [faltering, replace(new, phase=READY)]) == Step(drain=("a",))
+    assert next_step(2, 1, 0, [faltering, candidate("c", current=False), replace(new, phase=READY)]).drain == ("a",)
+    assert next_step(1, 0, 1, [faltering]) == Step(drain=("a",))
+
+
 def test_no_outdated_instance_drains_while_its_replacement_starts() -> None:
     step = next_step(1, 1, 0, [candidate("old", current=False), candidate("new", STARTING)])
     assert step == Step()

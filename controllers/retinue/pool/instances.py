@@ -16,6 +16,9 @@ UNSCHEDULABLE_SECONDS = 60.0
 NODE_LOST_SECONDS = 30.0
 """How long a node may be NotReady before its instances are replaced; the node controller has waited before that."""
 
+FALTER_SECONDS = 60.0
+"""How long an instance that was ready and is not any more counts as one that may come back, in a rollout."""
+
 _INDEX = re.compile(r"-(\d+)$")
 
 
@@ -25,7 +28,8 @@ class Instance:
 
     `failure` says why the whole instance must be restarted in its place, `lost` why it must be replaced by another;
     `unhealthy` names a broken device that it holds: it may still serve, so another one is made before it drains.
-    `obstacle` says why its containers cannot be started. `going` means that all its pods are being deleted.
+    `obstacle` says why its containers cannot be started; `unready_since` when one that served stopped serving.
+    `going` means that all its pods are being deleted.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Instance:
     lost: str | None = None
     unhealthy: str | None = None
     obstacle: Obstacle | None = None
+    unready_since: float | None = None
     going: bool = False
     remembered: InstanceStatus | None = field(default=None, compare=False)
 
@@ -160,6 +165,7 @@ def _instance(
         lost=None if going else lost,
         unhealthy=None if going or lost else _unhealthy(pods),
         obstacle=None if going or lost or failure else next((pod.obstacle for pod in pods if pod.obstacle), None),
+        unready_since=max((pod.unready_since for pod in pods if pod.unready_since is not None), default=None),
         going=going,
         remembered=record,
     )

@@ -11,6 +11,7 @@ from retinue.pool.build import build_claim_template, build_marks, build_pod, bui
 from retinue.pool.draft import Draft
 from retinue.pool.drain import DRAIN_POLL_SECONDS, finish_drains
 from retinue.pool.instances import (
+    FALTER_SECONDS,
     NODE_LOST_SECONDS,
     UNSCHEDULABLE_SECONDS,
     Instance,
@@ -101,7 +102,7 @@ def _move_towards_replicas(
         spec.replicas,
         spec.rollout.max_surge,
         spec.rollout.max_unavailable,
-        [_candidate(snapshot, admission, instance, revision) for instance in instances],
+        [_candidate(snapshot, admission, instance, revision, now) for instance in instances],
     )
     for name in step.reclaim:
         for pod in by_name[name].pods:
@@ -162,9 +163,13 @@ def _look_again_when_due(snapshot: PoolSnapshot, instances: Iterable[Instance], 
             left = instance.last_restart + HEALTHY_SECONDS - now
             if left > 0:
                 draft.again(left)
+        if instance.unready_since is not None and now < instance.unready_since + FALTER_SECONDS:
+            draft.again(instance.unready_since + FALTER_SECONDS - now)
 
 
-def _candidate(snapshot: PoolSnapshot, admission: Admission, instance: Instance, revision: str) -> Candidate:
+def _candidate(
+    snapshot: PoolSnapshot, admission: Admission, instance: Instance, revision: str, now: float
+) -> Candidate:
     metrics = snapshot.metrics
     # Without its tiers the pool can make no new instance, so none is outdated: what serves goes on serving.
     # Nor does a NodeClass that went away move what runs on its nodes.
@@ -182,6 +187,9 @@ def _candidate(snapshot: PoolSnapshot, admission: Admission, instance: Instance,
         cached_tokens=metrics.cached_tokens.get(instance.name) if metrics else None,
         created=instance.created,
         index=instance.index,
+        faltering=phase == InstancePhase.STARTING
+        and instance.unready_since is not None
+        and now < instance.unready_since + FALTER_SECONDS,
     )
 
 

@@ -28,7 +28,8 @@ class PodView:
     """One pod of a pool. `created` and `unschedulable_since` in seconds since the epoch.
 
     unhealthy: which of its devices the kubelet reports as broken, in words; empty where it reports none.
-    obstacle: what keeps its containers from being started.
+    obstacle: what keeps its containers from being started. unready_since: when it stopped being ready, None for one
+    that is ready or never was.
     """
 
     name: str
@@ -51,6 +52,7 @@ class PodView:
     template: str = ""
     unhealthy: str = ""
     obstacle: Obstacle | None = None
+    unready_since: float | None = None
     claim_templates: tuple[str, ...] = ()
 
 
@@ -124,10 +126,23 @@ def pod_view(manifest: Manifest) -> PodView:
         unschedulable_since=epoch(since) if waiting and since else None,
         message=failure(status),
         obstacle=obstacle(status),
+        unready_since=_unready_since(conditions.get("Ready", {}), status),
         template=notes.get(labels.TEMPLATE, ""),
         unhealthy=_unhealthy(status),
         claim_templates=template_names(spec),
     )
+
+
+def _unready_since(ready: Manifest, status: Manifest) -> float | None:
+    """The condition turns False at first before the containers start, and later only for one that was ready."""
+    turned = ready.get("lastTransitionTime")
+    running = [c.get("state", {}).get("running") for c in status.get("containerStatuses", [])]
+    if ready.get("status") == "True" or not turned or not running:
+        return None
+    if not all(container and container.get("startedAt") for container in running):
+        return None
+    started = max(epoch(container["startedAt"]) for container in running if container)
+    return epoch(turned) if epoch(turned) > started else None
 
 
 def _unhealthy(status: Manifest) -> str:

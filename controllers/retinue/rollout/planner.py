@@ -2,7 +2,8 @@
 
 The step keeps two promises. At most ``replicas + surge`` instances exist, counting those that drain, while an old
 revision is being replaced. And no ready instance is drained below ``replicas - unavailable`` ready ones. Instances of
-the current revision that still drain are taken back before new ones are made: their cache is warm.
+the current revision that still drain are taken back before new ones are made: their cache is warm. An old instance that
+served until a moment ago is waited for, because it holds a cache and streams, until enough others are ready.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ class Candidate:
     """One instance as the planner sees it.
 
     `current`: it has the wanted revision. `sessions` and `cached_tokens` say what would be lost with it; None when
-    that is not known. `created` is in seconds since the epoch.
+    that is not known. `created` is in seconds since the epoch. `faltering`: not ready, but it was a moment ago.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Candidate:
     cached_tokens: int | None = None
     created: float = 0.0
     index: int = 0
+    faltering: bool = False
 
     @property
     def live(self) -> bool:
@@ -57,7 +59,7 @@ def next_step(replicas: int, surge: int, unavailable: int, instances: Iterable[C
     updated = [instance for instance in live if instance.current]
     old = [instance for instance in live if not instance.current]
     # An old instance that does not serve has nothing to lose and may hold the devices that a new one needs.
-    idle = [instance for instance in old if not instance.ready]
+    idle = [instance for instance in old if not instance.ready and not instance.faltering]
     missing = max(0, replicas - len(updated))
     reclaim = _reclaimable(known)[:missing]
     create = missing - len(reclaim)
@@ -66,10 +68,11 @@ def next_step(replicas: int, surge: int, unavailable: int, instances: Iterable[C
     surplus = victims(updated)[: max(0, len(updated) - replicas)]
     spare = sum(instance.ready for instance in live) - max(0, replicas - unavailable)
     leaving = [*victims(i for i in old if i.ready), *(i for i in surplus if i.ready)]
+    needless = [i for i in old if i.faltering] if spare >= 0 else []
     return Step(
         create=max(0, create),
         reclaim=tuple(i.name for i in reclaim),
-        drain=tuple(i.name for i in leaving[: max(0, spare)]),
+        drain=tuple(i.name for i in (*needless, *leaving[: max(0, spare)])),
         remove=tuple(i.name for i in (*idle, *(i for i in surplus if not i.ready))),
     )
 
