@@ -4,9 +4,9 @@ import json
 import time
 from typing import Any
 
-from .devices import FAULT, GPU, Seen, distinct, holders, offered, seen, set_fault, when
+from .devices import GPU, Seen, distinct, holders, offered, seen, set_fault, when
 from .manifests import decode_pool
-from .world import World
+from .world import World, uids
 
 _DRIVER, _CLASS = "gpu.nvidia.com", "b300"
 
@@ -72,25 +72,29 @@ def _has_what_the_scheduler_allocated(
 
 
 async def _faults_show_and_heal(world: World, namespace: str, node: str) -> None:
-    engines = set(world.pods(namespace))
     set_fault(world, node, "slow-prepare=6s")
     began = time.monotonic()
     world.kubectl("scale", "dp", "claimed", "-n", namespace, "--replicas=3")
-    await world.replicas(namespace, "dp", "claimed", 3)
+    await world.replicas(namespace, "dp", "claimed", 3, 150)
     assert time.monotonic() - began >= 6
-    assert distinct([seen(world, namespace, pod) for pod in world.pods(namespace)])
-    world.kubectl("scale", "dp", "claimed", "-n", namespace, "--replicas=2")
-    await world.replicas(namespace, "dp", "claimed", 2)
+    views = [seen(world, namespace, pod) for pod in world.pods(namespace)]
+    assert distinct(views)
 
+    victim = offered(world)[node].by_id(GPU)[views[0].ids()[0]]
+    set_fault(world, node, f"device-unhealthy={victim.index}")
+    await world.until(when(lambda: victim.name not in _slice_devices(world)), "the device is not published any more")
+    await world.until(when(lambda: views[0].pod not in world.pods(namespace)), "the instance is replaced", 150)
+    assert "is unhealthy" in world.events(namespace, "DecodePool", "claimed")
+    await world.replicas(namespace, "dp", "claimed", 3, 150)
+    engines = uids(world.pods(namespace))
     set_fault(world, node, "plugin-crash=stale")
     await world.until(when(lambda: _plugin_gone(world, node)), "the kubelet has no driver any more")
-    assert len(_slice_devices(world)) == 8
+    assert len(_slice_devices(world)) == 7
     set_fault(world, node, "plugin-crash=wiped")
     await world.until(when(lambda: not _slice_devices(world)), "the slices are gone")
-    assert len(engines & set(world.pods(namespace))) >= 1
     set_fault(world, node, "")
     await world.until(when(lambda: len(_slice_devices(world)) == 8), "the slices are back")
-    assert FAULT not in world.get("node", node)["metadata"].get("annotations", {})
+    assert uids(world.pods(namespace)) == engines
 
 
 def _claims(world: World, namespace: str) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Real kubelets have devices that do not exist: nodes as in the inventory, containers with devices of their own."""
 
-import asyncio
-
 from retinue_emulator.kubeletplugin.nodemarks import discovery_labels
 
 from .clients import begin, client
@@ -58,17 +56,15 @@ async def test_engines_have_devices_of_their_own_and_their_load_shows_on_these(w
     idle = sum(_values(world, namespace, "DCGM_FI_DEV_POWER_USAGE").values())
     await world.ready(namespace, "agentpool", "solo")
     async with client(world.base_url(namespace, "solo")) as agents:
-        streams = await begin(agents, 2, tokens=1000)
+        streams = await begin(agents, 2, tokens=800)
         await world.until(
             when(lambda: _busiest(world, namespace) >= 50),
             "GPUs are busy under load",
         )
         assert sum(_values(world, namespace, "DCGM_FI_DEV_POWER_USAGE").values()) > idle
-        for stream in streams:
-            stream.cancel()
-        await asyncio.gather(*streams, return_exceptions=True)
+        assert {(await stream).error for stream in streams} == {None}
     await world.until(when(lambda: _busiest(world, namespace) == 0), "GPUs are idle afterwards")
-    world.kubectl("delete", "dp", "sharded", "-n", namespace)
+    world.kubectl("scale", "dp", "sharded", "-n", namespace, "--replicas=0")
     await world.until(when(lambda: not holders(world, namespace)), "the metrics name no holder any more")
 
 
