@@ -139,6 +139,15 @@ class World:
             "get", "--raw", f"/api/v1/namespaces/{self.release.namespace}/pods/{pod}:8080/proxy/metrics"
         )
 
+    def node_of(self, pod: str) -> str:
+        """The node of a pod of the release."""
+        return str(self.get("pod", pod, "-n", self.release.namespace)["spec"]["nodeName"])
+
+    def restarts(self, component: str) -> dict[str, int]:
+        """How often the container of each pod of a component was started again."""
+        found = self.system_pods(component).items()
+        return {name: sum(c["restartCount"] for c in p["status"].get("containerStatuses", [])) for name, p in found}
+
     # --- nodes -------------------------------------------------------------------------------------------------------
 
     def machine(self) -> KindCluster:
@@ -154,6 +163,28 @@ class World:
         self.machine().in_node(
             node, "ctr", "--namespace", "k8s.io", "task", "kill", "--signal", f"SIG{signal}", container
         )
+
+    def evict(self, namespace: str, pod: str) -> None:
+        """Asks the eviction API to take a pod away, as kubectl drain does."""
+        wanted = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": namespace},
+        }
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
+        self.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(wanted))
+
+    async def settled(self) -> None:
+        """Waits until nodes and release are well again: what a test that disturbed them must leave behind."""
+        self.kubectl("wait", "node", "--all", "--for=condition=Ready", "--timeout=120s", timeout=150)
+        namespace = self.release.namespace
+        for workload in self.kubectl("get", "deployments,daemonsets", "-n", namespace, "-o", "name").split():
+            self.kubectl("rollout", "status", workload, "-n", namespace, "--timeout=120s", timeout=150)
+
+        async def led() -> bool:
+            return self.leader() in self.system_pods("operator")
+
+        await self.until(led, "an operator leads", timeout=60)
 
     async def node_ready(self, node: str, wanted: bool = True, timeout: float = 120) -> None:
         """Waits until the node is Ready, or is not."""
