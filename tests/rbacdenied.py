@@ -48,7 +48,8 @@ deletecollection | agentpools.retinue.dev prefillpools.retinue.dev decodepools.r
 {WRITE} | validatingadmissionpolicies.admissionregistration.k8s.io
 {WRITE} | validatingadmissionpolicybindings.admissionregistration.k8s.io
 {READ} {WRITE} | certificatesigningrequests.certificates.k8s.io
-update patch | certificatesigningrequests.certificates.k8s.io/approval certificatesigningrequests.certificates.k8s.io/status
+update patch | certificatesigningrequests.certificates.k8s.io/approval
+update patch | certificatesigningrequests.certificates.k8s.io/status
 approve sign | signers.certificates.k8s.io
 {READ} {WRITE} | persistentvolumes persistentvolumeclaims
 {READ} {WRITE} | storageclasses.storage.k8s.io volumeattachments.storage.k8s.io
@@ -129,9 +130,10 @@ class Question:
     verb: str
     resource: str
     namespace: str = ALL_NAMESPACES
+    name: str = ""
 
     def __str__(self) -> str:
-        return f"{self.verb} {self.resource} in {self.namespace or 'all namespaces'}"
+        return f"{self.verb} {self.resource} {self.name} in {self.namespace or 'all namespaces'}"
 
     def attributes(self) -> dict[str, dict[str, str]]:
         """The part of a SubjectAccessReview's spec that says what is asked for."""
@@ -140,7 +142,7 @@ class Question:
         qualified, _, subresource = self.resource.partition("/")
         resource, _, group = qualified.partition(".")
         asked = {"verb": self.verb, "group": group, "resource": resource, "subresource": subresource}
-        return {"resourceAttributes": {**asked, "namespace": self.namespace}}
+        return {"resourceAttributes": {**asked, "namespace": self.namespace, "name": self.name}}
 
 
 def questions(table: str) -> list[Question]:

@@ -59,13 +59,14 @@ OPERATOR = Part(
             "",
             ("pods",),
             ("get", *_FOLLOW, "create", "patch", "delete"),
-            "Pools own their pods directly: create, place, label as routable, restart, drain and delete; get reads one again after a conflict.",
+            "Pools own their pods directly: create, place, label as routable, restart, drain and delete; get reads one "
+            "again after a conflict.",
         ),
         Right(
             "",
             ("services",),
             ("get", *_FOLLOW, "create", "patch"),
-            "One headless Service per pool gives the ranks of an instance their names; it goes with its owner; get as for pods.",
+            "One headless Service per pool gives the ranks of an instance their names and goes with it; get as for pods.",
         ),
         Right(
             "resource.k8s.io",

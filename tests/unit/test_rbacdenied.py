@@ -30,6 +30,7 @@ def test_resources_are_asked_for_with_their_group_and_subresource() -> None:
         "resource": "decodepools",
         "subresource": "status",
         "namespace": "agents",
+        "name": "",
     }
     assert Question("*", "*.*").attributes()["resourceAttributes"]["group"] == "*"
     assert Question("get", "/metrics").attributes() == {"nonResourceAttributes": {"verb": "get", "path": "/metrics"}}

@@ -45,27 +45,28 @@ def render_policy(account_namespaces: Sequence[str] = ()) -> str:
     `account_namespaces` are those whose service accounts' reads are recorded. A watch is recorded when it has begun,
     since it may outlive the log; every other request at its end, so that nothing is recorded twice.
     """
-    groups = [f"system:serviceaccounts:{namespace}" for namespace in account_namespaces]
-    at_end = {"level": "Metadata", "omitStages": ["ResponseStarted"]}
-    at_start = {"level": "Metadata", "omitStages": ["ResponseComplete"]}
-    reads = [{**at_start, "userGroups": groups, "verbs": ["watch"]}, {**at_end, "userGroups": groups}]
-    return yaml.dump(
+    # An empty list of groups would mean everybody.
+    reads = [
+        rule
+        for namespace in account_namespaces
+        for rule in (
+            _rule("ResponseComplete", userGroups=[f"system:serviceaccounts:{namespace}"], verbs=["watch"]),
+            _rule("ResponseStarted", userGroups=[f"system:serviceaccounts:{namespace}"]),
+        )
+    ]
+    return yaml.safe_dump(
         {
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
             "omitStages": ["RequestReceived"],
-            # An empty list of groups would mean everybody.
-            "rules": [{**at_end, "verbs": list(WRITE_VERBS)}, *(reads if groups else []), {"level": "None"}],
+            "rules": [_rule("ResponseStarted", verbs=list(WRITE_VERBS)), *reads, {"level": "None"}],
         },
-        Dumper=_WithoutAliases,
         sort_keys=False,
     )
 
 
-class _WithoutAliases(yaml.SafeDumper):
-    def ignore_aliases(self, data: object) -> bool:
-        """A policy that people read repeats a list rather than refer to it."""
-        return True
+def _rule(omitted_stage: str, **matching: list[str]) -> dict[str, object]:
+    return {"level": "Metadata", "omitStages": [omitted_stage], **matching}
 
 
 def read_events(log: Path, *, reads: bool = False) -> Iterator[AuditEvent]:
