@@ -66,7 +66,8 @@ OPERATOR = Part(
             "",
             ("services",),
             ("get", *_FOLLOW, "create", "patch"),
-            "One headless Service per pool gives the ranks of an instance their names and goes with it; get as for pods.",
+            "One headless Service per pool gives the ranks of an instance their names; get as for pods. The garbage "
+            "collector removes it with its owner.",
         ),
         Right(
             "resource.k8s.io",
