@@ -22,6 +22,10 @@ from .test_shell_runtime import POD_SPEC, Toy, prepare, running, tier
 
 pytestmark = pytest.mark.component
 
+CLAIM_TEMPLATE: Manifest = {
+    "spec": {"devices": {"requests": [{"name": "devices", "exactly": {"deviceClassName": "gpu.example.com"}}]}}
+}
+
 
 class OneChild(Toy):
     """A controller whose tier `warm` has one child; its plan waits at the gate, made from what was known before."""
@@ -36,6 +40,7 @@ class OneChild(Toy):
             "PrefillPool": (decode["apiVersion"], prefill),
             "DecodePool": (decode["apiVersion"], decode["spec"]),
             "KVCacheTier": (decode["apiVersion"], tier(namespace)["spec"]),
+            "ResourceClaimTemplate": ("resource.k8s.io/v1", CLAIM_TEMPLATE),
         }
         self.child_kind = kind
         self.api_version, self.spec = specs[kind]
@@ -54,7 +59,9 @@ class OneChild(Toy):
         return Plan(apply=(Apply(self.child(owner, "as-planned")),))
 
 
-@pytest.mark.parametrize("kind", ["Pod", "Service", "PrefillPool", "DecodePool", "KVCacheTier"])
+@pytest.mark.parametrize(
+    "kind", ["Pod", "Service", "PrefillPool", "DecodePool", "KVCacheTier", "ResourceClaimTemplate"]
+)
 async def test_an_object_made_behind_the_caches_back_is_read_after_the_conflict_and_made_as_planned(
     cluster: ClusterAccess, namespace: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
