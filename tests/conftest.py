@@ -13,6 +13,7 @@ from typing import TypeVar
 import pytest
 
 from retinue_emulator.loopback import ClusterAccess, ControlPlane, LoopbackError, PrometheusServer, ensure_tools
+from retinue_operator.settings import DEFAULT_NAMESPACE
 
 _LOGGER = logging.getLogger(__name__)
 _CRDS = Path(__file__).resolve().parents[1] / "crds"
@@ -59,7 +60,8 @@ def _keep_logs_after_failure(request: pytest.FixtureRequest, logs: Path) -> bool
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterAccess]:
     """Admin access to the cluster under test, with Retinue's custom resources established.
 
-    It is a ControlPlane of this session with an audit log, unless RETINUE_KUBECONFIG names another cluster.
+    It is a ControlPlane of this session with an audit log of all writes and of all that Retinue's own accounts ask,
+    unless RETINUE_KUBECONFIG names another cluster.
     """
     external = os.environ.get(_EXTERNAL)
     if external:
@@ -68,7 +70,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         _install_crds(access)
         yield access
         return
-    control_plane = ControlPlane(audit=True)
+    control_plane = ControlPlane(audit=True, audit_reads=(DEFAULT_NAMESPACE,))
     _run(control_plane.start())
     try:
         _install_crds(control_plane)

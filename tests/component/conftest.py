@@ -5,7 +5,7 @@ Every process runs under the ServiceAccount and the roles that the project ships
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -13,7 +13,27 @@ from retinue_emulator.loopback import ClusterAccess, PrometheusServer, StaticTar
 from retinue_emulator.loopback.ports import pick_ports
 from retinue_emulator.loopback.process import ChildProcess
 
+from . import wholesuite
 from .product import CLASSES, NODE_CLASS, REPOSITORY, SPEED, Agents, answers
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever the order of the rest."""
+    wholesuite.proof_last(items)
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    if items:
+        wholesuite.note_deselected(items[0].config, items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Only tests of this folder come here."""
+    report = yield
+    wholesuite.note_outcome(item.config, report)
+    return report
 
 
 @pytest.fixture(scope="module")

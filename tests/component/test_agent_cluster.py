@@ -114,6 +114,37 @@ async def test_kubectl_alone_tells_what_is_going_on(agents: Agents, namespace: s
     assert condition(agents.cluster.get("nodeclass", "h100"), "Ready")["reason"] == "NodesFound"
 
 
+async def test_what_is_taken_out_of_an_agent_pool_is_removed_and_nothing_else(agents: Agents, namespace: str) -> None:
+    kinds = "prefillpools,decodepools,kvcachetiers"
+
+    def children() -> dict[tuple[str, str], str]:
+        found = agents.cluster.get(kinds, "-n", namespace)["items"]
+        return {(c["kind"], c["metadata"]["name"]): c["metadata"]["uid"] for c in found}
+
+    pool = agent_pool(namespace, mode="Off")
+    primary, explorer = pool["spec"]["roles"]
+    explorer["prefill"] = {"nodeClasses": ["b200"], "replicas": {"min": 1, "max": 2}}
+    agents.cluster.apply(pool)
+    doomed = {("PrefillPool", "coder-explorer"), ("DecodePool", "coder-explorer"), ("KVCacheTier", "coder-cold")}
+
+    async def made() -> dict[tuple[str, str], str] | None:
+        return found if len(found := children()) == 6 and doomed < set(found) else None
+
+    before = await eventually(made, what="two pools per role and two tiers")
+    assert before is not None
+
+    primary["kvCacheTiers"] = ["warm"]
+    pool["spec"]["roles"] = [primary]
+    pool["spec"]["tiers"] = [tier for tier in pool["spec"]["tiers"] if tier["name"] == "warm"]
+    agents.cluster.apply(pool)
+
+    async def gone() -> bool:
+        return doomed.isdisjoint(children())
+
+    await eventually(gone, what="the explorer's pools and the cold tier are gone")
+    assert children() == {child: uid for child, uid in before.items() if child not in doomed}
+
+
 async def test_a_pool_that_fits_nowhere_says_what_was_asked_and_what_is_free(agents: Agents, namespace: str) -> None:
     pool = decode_pool(namespace, "huge", 1, parallelism={"tensor": 8, "data": 16}, nodeClasses=["b200"])
     agents.cluster.apply(pool)

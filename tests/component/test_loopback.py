@@ -26,6 +26,7 @@ from retinue_emulator.loopback import (
     ensure_tools,
     eventually,
 )
+from retinue_emulator.loopback.audit import WRITE_VERBS
 from retinue_emulator.loopback.components import API_SERVER, COMPONENTS
 from retinue_emulator.loopback.ports import pick_ports
 from retinue_emulator.loopback.process import ChildProcess
@@ -139,6 +140,62 @@ async def test_writes_are_in_the_audit_log_with_their_author() -> None:
             201,
         )
         assert created.field_manager == "kubectl-create"
+
+
+async def test_reads_of_chosen_accounts_are_in_the_audit_log_a_running_watch_too_and_each_once() -> None:
+    async with ControlPlane(audit=True, audit_reads=("watched",)) as audited:
+        user, other = (f"system:serviceaccount:{namespace}:reader" for namespace in ("watched", "other"))
+        for namespace in ("watched", "other"):
+            audited.kubectl("create", "namespace", namespace)
+            audited.kubectl("create", "serviceaccount", "reader", "-n", namespace)
+        audited.kubectl("create", "clusterrole", "reader", "--verb=get,list,watch", "--resource=configmaps")
+        audited.kubectl("create", "clusterrolebinding", "reader", "--clusterrole=reader", f"--user={user}")
+        audited.kubectl("create", "clusterrolebinding", "other", "--clusterrole=reader", f"--user={other}")
+
+        async def allowed() -> bool:
+            asked = ("auth", "can-i", "watch", "configmaps", "-n", "watched")
+            return all(audited.kubectl(*asked, f"--as={name}") for name in (user, other))
+
+        await eventually(allowed, what="the rights of the readers")
+        reader = audited.as_service_account("watched", "reader")
+
+        def recorded() -> list[tuple[str, str, int]]:
+            events = audited.audit_events(reads=True)
+            return [(e.verb, e.resource, e.code) for e in events if e.user == user and e.resource]
+
+        watch = await asyncio.create_subprocess_exec(
+            *(reader.kubectl_path, f"--kubeconfig={reader.kubeconfig}", f"--cache-dir={reader.scratch}"),
+            *("get", "configmaps", "-n", "watched", "--watch-only"),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        try:
+
+            async def watching() -> bool:
+                return ("watch", "configmaps", 200) in recorded()
+
+            await eventually(watching, what="a watch in the audit log while it runs")
+            assert watch.returncode is None
+        finally:
+            watch.terminate()
+            await watch.wait()
+        with pytest.raises(KubectlError, match="cannot list"):
+            reader.kubectl("get", "secrets", "-n", "watched")
+        audited.as_service_account("other", "reader").kubectl("get", "configmaps", "-n", "watched")
+        audited.kubectl("get", "configmaps", "-n", "watched", f"--as={user}")
+        with pytest.raises(KubectlError, match="cannot create"):
+            audited.kubectl("create", "configmap", "x", "-n", "watched", f"--as={user}")
+
+        def seen(verb: str) -> list[tuple[str, str, int]]:
+            return [found for found in recorded() if found[0] == verb]
+
+        assert seen("watch") == [("watch", "configmaps", 200)]
+        assert [found for found in seen("list") if found[1] == "secrets"] == [("list", "secrets", 403)]
+        assert seen("create") == []
+        (refused,) = (event for event in audited.audit_events() if event.code == 403 and event.impersonated)
+        assert (refused.user, refused.impersonated, refused.decision) == ("retinue:admin", user, "forbid")
+        assert {event.verb for event in audited.audit_events()} <= set(WRITE_VERBS)
+        readers = {event.user for event in audited.audit_events(reads=True) if event.verb in ("get", "list", "watch")}
+        assert readers == {user}
 
 
 async def test_an_api_server_killed_and_started_again_has_its_objects(own_cluster: ControlPlane) -> None:

@@ -439,7 +439,9 @@ async def test_a_restart_of_the_api_server_is_survived() -> None:
         own.kubectl("apply", "--server-side", "-f", str(CRDS))
         own.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(CRDS))
         own.kubectl("create", "namespace", "agents")
-        async with running(own, "agents", Toy(), sweep_interval=1.0, leader_election=True) as op:
+        # On a busy machine the API server may take longer to come back than the default deadline of the lease.
+        patient = {"leader_election": True, "lease_duration": 90.0, "lease_renew_deadline": 60.0}
+        async with running(own, "agents", Toy(), sweep_interval=1.0, **patient) as op:
             await op.apply(tier("agents"))
             await op.settled()
             own.kill("kube-apiserver")

@@ -13,11 +13,11 @@ from retinue_emulator.checkout import find_checkout
 from retinue_emulator.demo.cli import run_until_signal
 from retinue_emulator.demo.live import clock, describe_move, live_view, model_time, pool_table
 from retinue_emulator.demo.run import Demo, DemoOptions
-from retinue_emulator.stages import Stages
 from retinue_emulator.demo.summary import keep_text
 from retinue_emulator.demo.timeline import Move, PoolSample, RoleSample, Sample, TierSample, Timeline
 from retinue_emulator.loopback import LoopbackError
 from retinue_emulator.replay.runner import Progress
+from retinue_emulator.stages import Stages
 
 SAMPLE = Sample(
     at=61.0,

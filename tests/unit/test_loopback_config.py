@@ -121,10 +121,31 @@ def test_the_audit_log_is_written_only_on_request() -> None:
     assert "--audit-log-path=/s/logs/audit.log" in launch(audit=True).argv("kube-apiserver")
 
 
-def test_the_audit_policy_records_writes_only() -> None:
-    rules = yaml.safe_load(render_policy())["rules"]
-    assert rules[0]["verbs"] == ["create", "update", "patch", "delete", "deletecollection"]
-    assert rules[-1] == {"level": "None"}
+def test_the_audit_policy_records_each_write_once_and_nothing_else() -> None:
+    policy = yaml.safe_load(render_policy())
+    assert policy["omitStages"] == ["RequestReceived"]
+    assert policy["rules"] == [
+        {
+            "level": "Metadata",
+            "omitStages": ["ResponseStarted"],
+            "verbs": ["create", "update", "patch", "delete", "deletecollection"],
+        },
+        {"level": "None"},
+    ]
+
+
+def test_reads_of_an_account_are_recorded_at_their_end_and_its_watches_when_they_begin() -> None:
+    writes, watches, others, rest = yaml.safe_load(render_policy(["retinue-system"]))["rules"]
+    accounts = ["system:serviceaccounts:retinue-system"]
+    assert writes["verbs"][0] == "create"
+    assert watches == {
+        "level": "Metadata",
+        "omitStages": ["ResponseComplete"],
+        "userGroups": accounts,
+        "verbs": ["watch"],
+    }
+    assert others == {"level": "Metadata", "omitStages": ["ResponseStarted"], "userGroups": accounts}
+    assert rest == {"level": "None"}
 
 
 def test_an_audit_record_says_who_wrote_what_with_which_field_manager() -> None:
@@ -133,9 +154,11 @@ def test_an_audit_record_says_who_wrote_what_with_which_field_manager() -> None:
         "verb": "patch",
         "requestURI": "/api/v1/namespaces/n/pods/p/status?fieldManager=retinue-pool&force=true",
         "user": {"username": "system:serviceaccount:n:retinue"},
+        "impersonatedUser": {"username": "somebody"},
         "userAgent": "retinue",
         "objectRef": {"resource": "pods", "subresource": "status", "namespace": "n", "name": "p", "apiVersion": "v1"},
-        "responseStatus": {"code": 200},
+        "responseStatus": {"code": 403, "message": "no"},
+        "annotations": {"authorization.k8s.io/decision": "forbid"},
     }
     assert parse_event(record) == AuditEvent(
         time="2030-01-01T00:00:00.000000Z",
@@ -148,7 +171,11 @@ def test_an_audit_record_says_who_wrote_what_with_which_field_manager() -> None:
         namespace="n",
         name="p",
         field_manager="retinue-pool",
-        code=200,
+        code=403,
+        path="/api/v1/namespaces/n/pods/p/status",
+        impersonated="somebody",
+        decision="forbid",
+        message="no",
     )
 
 
@@ -157,3 +184,10 @@ def test_a_half_written_audit_line_is_left_for_later(tmp_path: Path) -> None:
     assert list(read_events(log)) == []
     log.write_text('{"verb":"create"}\n{"verb":"upd')
     assert [event.verb for event in read_events(log)] == ["create"]
+
+
+def test_reads_are_left_out_of_the_log_unless_asked_for(tmp_path: Path) -> None:
+    log = tmp_path / "audit.log"
+    log.write_text('{"verb":"watch"}\n{"verb":"create"}\n{"verb":"get"}\n')
+    assert [event.verb for event in read_events(log)] == ["create"]
+    assert [event.verb for event in read_events(log, reads=True)] == ["watch", "create", "get"]

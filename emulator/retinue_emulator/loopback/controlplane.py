@@ -48,6 +48,7 @@ class ControlPlane(ClusterAccess):
     and
         tokens. By default a temporary folder, removed at a clean stop unless `keep`; after a failure its logs stay.
     audit: record every write request, see `audit_events`.
+    audit_reads: namespaces whose service accounts' other requests are recorded, too; means nothing without `audit`.
     extra_args: more command-line arguments by component name; they win over the built-in ones.
     reporter: receives the progress of a build, if binaries are missing; by default it is shown on standard error.
     """
@@ -58,6 +59,7 @@ class ControlPlane(ClusterAccess):
         state: Path | None = None,
         keep: bool = False,
         audit: bool = False,
+        audit_reads: Sequence[str] = (),
         extra_args: Mapping[str, Sequence[str]] | None = None,
         environ: Mapping[str, str] | None = None,
         reporter: Reporter | None = None,
@@ -71,6 +73,7 @@ class ControlPlane(ClusterAccess):
         super().__init__(self.layout.admin_kubeconfig, Path("kubectl"), self.layout.kubeconfigs)
         self._keep = keep
         self._audit = audit
+        self._audit_reads = tuple(audit_reads)
         self._extra = extra
         self._environ = dict(os.environ if environ is None else environ)
         self._reporter = reporter
@@ -114,11 +117,11 @@ class ControlPlane(ClusterAccess):
         """Process id by component, of the components that run."""
         return {name: child.pid for name, child in self._children.items() if child.exit_code() is None}
 
-    def audit_events(self) -> Iterator[AuditEvent]:
-        """All write requests so far, oldest first. Raises LoopbackError unless started with `audit=True`."""
+    def audit_events(self, *, reads: bool = False) -> Iterator[AuditEvent]:
+        """All writes so far, with `reads` all that is recorded, oldest first. Raises LoopbackError without `audit`."""
         if not self._audit:
             raise LoopbackError("this control plane keeps no audit log", "create it with audit=True")
-        return read_events(self.layout.audit_log)
+        return read_events(self.layout.audit_log, reads=reads)
 
     async def start(self) -> None:
         """Builds what is missing, starts all components and returns when all are ready. Cleans up if it fails."""
@@ -231,7 +234,7 @@ class ControlPlane(ClusterAccess):
             raise LoopbackError(f"{self.state} is in use by another control plane", "choose another folder") from error
         self._lock = lock
         if self._audit:
-            self.layout.audit_policy.write_text(render_policy())
+            self.layout.audit_policy.write_text(render_policy(self._audit_reads))
 
     async def _start_all(self, launch: Launch) -> None:
         self._launch = launch
