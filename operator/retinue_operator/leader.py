@@ -66,12 +66,21 @@ class Elector:
         return None if self._asked is None else self._now() - self._asked
 
     async def acquire(self) -> None:
-        """Returns once this process holds the lease; waits as long as another one does."""
+        """Returns once this process holds the lease with time to renew it; waits as long as another one does."""
         while True:
-            if await self._attempt():
+            if not await self._attempt():
+                await asyncio.sleep(self._terms.retry_period)
+            elif self._fresh():
                 break
-            await asyncio.sleep(self._terms.retry_period)
         _LOG.info("lease acquired", lease=self._terms.name, holder=self._holder)
+
+    def _fresh(self) -> bool:
+        """Whether enough is left for the first renewal.
+
+        A slow API server may have used it up for the acquisition itself, and leading would end as soon as it began.
+        """
+        age = self.renewal_age()
+        return age is not None and age <= (self._terms.renew_deadline - self._terms.retry_period) / 2
 
     async def hold(self) -> None:
         """Renews the lease for ever; raises LeaseLost when that did not succeed for `renew_deadline` seconds."""

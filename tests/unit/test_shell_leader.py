@@ -196,3 +196,22 @@ async def test_a_lease_taken_by_somebody_else_ends_the_leadership_at_once() -> N
 def test_terms_without_a_safety_margin_are_refused(duration: float, deadline: float, retry: float) -> None:
     with pytest.raises(ValueError, match="retry period < renew deadline < duration"):
         LeaseTerms("lease", "ns", duration, deadline, retry)
+
+
+async def test_a_lease_that_was_slow_to_get_is_renewed_before_leading_begins() -> None:
+    server, clock = LeaseServer(), Clock()
+    one = elector(server, clock, "one", TERMS)
+    # Two slow answers, longer than the deadline and longer than half of it; the third is quick.
+    delays = iter([11.0, 6.0, 0.5])
+    get = server.get
+
+    async def slow(*names: str) -> Manifest:
+        clock.now += next(delays)
+        return await get(*names)
+
+    server.get = slow  # type: ignore[method-assign]
+    await one.acquire()
+    assert one.leading
+    assert one.renewal_age() == 0.5
+    assert next(delays, None) is None
+    assert server.holder == "one"
