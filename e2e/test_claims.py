@@ -17,14 +17,14 @@ async def test_the_same_pool_on_a_class_with_claims_gets_devices_and_gives_them_
     node = next(n for n, one in offered(world).items() if one.facts.preset == _CLASS)
     # Only the class differs from a pool on extended resources.
     world.apply(decode_pool(namespace, "claimed", 1, parallelism={"tensor": 2}))
-    await world.replicas(namespace, "dp", "claimed", 1)
+    await world.replicas(namespace, "dp", "claimed", 1, 150)
     assert not _claims(world, namespace)
     world.kubectl(
         *("patch", "dp", "claimed", "-n", namespace, "--type=merge", "-p"),
         json.dumps({"spec": {"nodeClasses": [_CLASS], "replicas": 2}}),
     )
     await world.until(when(lambda: _nodes(world, namespace) == [node, node]), "the pool moves to the other class", 120)
-    await world.replicas(namespace, "dp", "claimed", 2)
+    await world.replicas(namespace, "dp", "claimed", 2, 150)
 
     views = [seen(world, namespace, pod) for pod in world.pods(namespace)]
     assert distinct(views)
@@ -40,7 +40,7 @@ async def test_the_same_pool_on_a_class_with_claims_gets_devices_and_gives_them_
 
     await world.until(when(lambda: len(_slice_devices(world)) == 8), "all devices are published")
     world.kubectl("scale", "dp", "claimed", "-n", namespace, "--replicas=1")
-    await world.replicas(namespace, "dp", "claimed", 1)
+    await world.replicas(namespace, "dp", "claimed", 1, 150)
     await world.until(when(lambda: len(_claims(world, namespace)) == 1), "claims are released at scale-down")
     world.kubectl("delete", "dp", "claimed", "-n", namespace)
     kinds = "pods,resourceclaims,resourceclaimtemplates"
@@ -83,7 +83,7 @@ async def _faults_show_and_heal(world: World, namespace: str, node: str) -> None
     victim = offered(world)[node].by_id(GPU)[views[0].ids()[0]]
     set_fault(world, node, f"device-unhealthy={victim.index}")
     await world.until(when(lambda: victim.name not in _slice_devices(world)), "the device is not published any more")
-    await world.until(when(lambda: views[0].pod not in world.pods(namespace)), "the instance is replaced", 150)
+    await world.until(when(lambda: views[0].pod not in world.pods(namespace)), "the instance is replaced", 240)
     assert "is unhealthy" in world.events(namespace, "DecodePool", "claimed")
     await world.replicas(namespace, "dp", "claimed", 3, 150)
     engines = uids(world.pods(namespace))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.alone
 async def test_engines_keep_their_devices_over_restarts_of_kubelet_and_plugin(world: World, namespace: str) -> None:
     machine = world.machine()
     world.apply(decode_pool(namespace, "steady", 2, parallelism={"tensor": 2}))
-    await world.replicas(namespace, "dp", "steady", 2)
+    await world.replicas(namespace, "dp", "steady", 2, 180)
     before = _views(world, namespace)
     engines = uids(world.pods(namespace))
     # Both engines and all later ones on the node that is disturbed, as long as it has room.
@@ -55,7 +55,7 @@ async def test_engines_keep_their_devices_over_restarts_of_kubelet_and_plugin(wo
 
 async def _grows_without_double_use(world: World, namespace: str, replicas: int) -> None:
     world.kubectl("scale", "dp", "steady", "-n", namespace, f"--replicas={replicas}")
-    await world.replicas(namespace, "dp", "steady", replicas)
+    await world.replicas(namespace, "dp", "steady", replicas, 180)
     views = _views(world, namespace)
     assert sum(len(view.ids()) for view in views.values()) == 2 * replicas
     assert distinct(views.values())
