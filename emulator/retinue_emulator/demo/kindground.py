@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 from retinue_emulator.checkout import find_checkout
@@ -111,7 +112,9 @@ class KindGround:
             raise
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         await self._stop()
 
     @property

@@ -63,7 +63,7 @@ class KubeletPluginSettings:
     paths: NodePaths = field(default_factory=NodePaths)
     pace: Pace = field(default_factory=Pace)
     cdi: bool = True
-    sample_seconds: float = 1.0
+    sample_seconds: float = 3.0
     cleanup: bool = False
 
 
