@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from retinue_emulator.loopback.audit import read_events
+from retinue_emulator.loopback.audit import WRITE_VERBS, read_events
 
 from .prometheus import Prometheus
 from .world import World
@@ -33,25 +33,33 @@ def footprint(server: Prometheus, pods: set[str], seconds: float) -> Footprint:
     )
 
 
-def operator_requests(server: Prometheus, pods: set[str], seconds: float) -> dict[str, float]:
-    """Requests of the last `seconds` by verb as the operator's own client counts them; watches that go on are none."""
-    selector, window = f'{{pod=~"{"|".join(sorted(pods))}"}}', f"[{max(int(seconds), 5)}s]"
-    found = server.query(f"sum by (verb) (increase(retinue_operator_api_requests_total{selector}{window}))")
-    return {series["metric"]["verb"]: float(series["value"][1]) for series in found}
+@dataclass(frozen=True)
+class Asked:
+    """A kind of request in the API server's audit log."""
+
+    account: str
+    verb: str
+    resource: str
+
+    @property
+    def is_write(self) -> bool:
+        """Whether it changed something, or tried to."""
+        return self.verb in WRITE_VERBS
 
 
-def audited_writes(world: World, since: float, until: float) -> dict[str, int]:
-    """Writes by account of the release's namespace and resource in the API server's audit log; nothing without one."""
+def asked(world: World, since: float, until: float) -> Counter[Asked]:
+    """Requests of the release's accounts between two times (whole seconds), by the audit log; nothing without one.
+
+    A watch counts when it begins. Reads are there as far as the policy of the cluster records them.
+    """
     if world.kind is None:
-        return {}
+        return Counter()
     prefix = f"system:serviceaccount:{world.release.namespace}:"
     first, last = _time(since), _time(until)
-    return dict(
-        Counter(
-            f"{event.user.removeprefix(prefix)} {event.verb} {event.resource}"
-            for event in read_events(world.kind.audit_log)
-            if event.user.startswith(prefix) and first <= event.time < last
-        )
+    return Counter(
+        Asked(event.user.removeprefix(prefix), event.verb, event.resource)
+        for event in read_events(world.kind.audit_log, reads=True)
+        if event.user.startswith(prefix) and first <= event.time < last
     )
 
 

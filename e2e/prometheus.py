@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from retinue_emulator.loopback import LoopbackError
+
 from .manifests import Object
 from .portforward import forwarded
 from .world import PROMETHEUS, World
@@ -31,13 +33,15 @@ class Prometheus:
         return list(self.api("query", query=promql)["result"])
 
     def api(self, path: str, **parameters: str) -> Any:
-        """`data` of an answer of /api/v1. Raises QueryError with what Prometheus said."""
+        """`data` of an answer of /api/v1. Raises QueryError with what Prometheus said, LoopbackError without answer."""
         url = f"{self.url}/api/v1/{path}?{urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise QueryError(f"{parameters or path}: {error.read().decode(errors='replace')}") from error
+        except OSError as error:
+            raise LoopbackError("Prometheus does not answer", str(error)) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from retinue_emulator.loopback.audit import render_policy
 from retinue_emulator.loopback.ports import HOST, pick_ports
 
 from .commands import run
-from .layout import Nodes, kind_config
+from .layout import SYSTEM_NAMESPACE, Nodes, kind_config
 from .machine import Machine
 
 _CREATE_SECONDS = "180s"
@@ -57,7 +57,8 @@ class KindCluster:
         audit = self.state / "audit"
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         audit.mkdir(exist_ok=True)
-        (audit / "policy.yaml").write_text(render_policy())
+        # Beside all writes, what the product's own accounts read is counted and held against their roles.
+        (audit / "policy.yaml").write_text(render_policy([SYSTEM_NAMESPACE]))
         port = pick_ports(1)[0]
         self._port_file.write_text(str(port))
         config = self.state / "kind.yaml"
