@@ -332,7 +332,6 @@ async def test_a_template_change_replaces_whole_instances_within_the_surge(agent
 async def test_prometheus_down_means_no_scale_down_and_stale_metrics(agents: Agents, namespace: str) -> None:
     agents.cluster.apply(agent_pool(namespace))
     await ready(agents, namespace, "agentpool", "coder")
-    agents.cluster.kubectl("scale", "pp", "coder-primary", "-n", namespace, "--replicas=2")
     await agents.prometheus.pause()
     try:
 
@@ -341,6 +340,8 @@ async def test_prometheus_down_means_no_scale_down_and_stale_metrics(agents: Age
             return found.get("status") == "False" and found.get("reason") == "PrometheusUnreachable"
 
         await eventually(stale, what="MetricsFresh=False", timeout=30)
+        # Only now: while metrics are current, an idle pool of two may shrink before Prometheus has stopped.
+        agents.cluster.kubectl("scale", "pp", "coder-primary", "-n", namespace, "--replicas=2")
         decisions = await decisions_made(agents, namespace)
 
         async def later() -> bool:
