@@ -41,4 +41,7 @@ def test_every_granted_right_was_used(
         pytest.skip(f"proves something only after the whole suite; {why}")
     proof = prove(cluster, asked, account)
     assert proof.granted
+    if proof.unused and (failed := wholesuite.failed(request.session)):
+        # What was used is proved all the same; for the rest there is a better reason than the table of rights.
+        pytest.skip(f"{proof}\nperhaps because these failed: {', '.join(failed)}")
     assert not proof.unused, str(proof)

@@ -35,6 +35,9 @@ def left_out(session: pytest.Session) -> str:
         return f"run in part only: {', '.join(partly)}"
     if single := [argument for argument in session.config.args if "::" in argument]:
         return f"run in part only: {', '.join(single)}"
-    if failed := session.config.stash.get(_FAILED, []):
-        return f"failed: {', '.join(failed)}"
     return ""
+
+
+def failed(session: pytest.Session) -> list[str]:
+    """The tests of this folder that failed so far."""
+    return session.config.stash.get(_FAILED, [])
