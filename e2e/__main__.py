@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[0] = str(REPOSITORY)
 
 from e2e.figures import print_figures  # noqa: E402
-from e2e.session import Session  # noqa: E402
+from e2e.session import WHOLE, Session  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from retinue_emulator.kind.bringup import bring_up  # noqa: E402
@@ -48,6 +48,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     environ = {**os.environ, **session.save()}
+    if options.phase == "all" and not options.pytest:
+        environ[WHOLE] = "1"
     try:
         return _run(options, environ)
     finally:

@@ -19,6 +19,8 @@ from .world import World
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _VARIABLE = "RETINUE_E2E_SESSION"
+# Set when all tests run, so that what only all of them together show can be asserted.
+WHOLE = "RETINUE_E2E_WHOLE"
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,12 @@ def build_server(tier: KVCacheTier, class_: ResolvedClass, index: int) -> Manife
         "command": list(simulated.TIER_COMMAND),
         "args": list(simulated.tier_args(capacity_bytes=capacity, port=labels.HTTP_PORT)),
         "ports": [{"name": labels.HTTP_PORT_NAME, "containerPort": labels.HTTP_PORT, "protocol": "TCP"}],
-        "readinessProbe": {"httpGet": {"path": "/health", "port": labels.HTTP_PORT_NAME}, "periodSeconds": 2},
+        # A busy process answers late, which is no reason to take it out of service.
+        "readinessProbe": {
+            "httpGet": {"path": "/health", "port": labels.HTTP_PORT_NAME},
+            "periodSeconds": 2,
+            "timeoutSeconds": 5,
+        },
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     pod_spec: Manifest = {

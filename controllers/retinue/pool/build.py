@@ -230,7 +230,12 @@ def _engine_container(snapshot: PoolSnapshot, shape: InstanceShape, instance: st
         "args": list(launched.args),
         "env": env,
         "ports": [{"name": labels.HTTP_PORT_NAME, "containerPort": labels.HTTP_PORT, "protocol": "TCP"}],
-        "readinessProbe": {"httpGet": {"path": "/health", "port": labels.HTTP_PORT_NAME}, "periodSeconds": 2},
+        # A busy process answers late, which is no reason to take it out of service.
+        "readinessProbe": {
+            "httpGet": {"path": "/health", "port": labels.HTTP_PORT_NAME},
+            "periodSeconds": 2,
+            "timeoutSeconds": 5,
+        },
         "resources": _resources(shape),
         # Why it ended outlives its logs: a failed pod is deleted and made anew.
         "terminationMessagePolicy": "FallbackToLogsOnError",

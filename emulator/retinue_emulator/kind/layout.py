@@ -47,6 +47,8 @@ def kind_config(*, gateway_port: int, audit: Path, workers: int) -> str:
     api_server = {
         "audit-policy-file": f"{_AUDIT_FOLDER}/policy.yaml",
         "audit-log-path": f"{_AUDIT_LOGS}/audit.log",
+        # The whole run in one file: a rotated one would be half a proof.
+        "audit-log-maxsize": "2000",
     }
     volumes = [
         {"name": "audit-policy", "hostPath": _AUDIT_FOLDER, "mountPath": _AUDIT_FOLDER, "readOnly": True},
