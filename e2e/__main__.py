@@ -78,27 +78,27 @@ def _session(options: argparse.Namespace, artifacts: Path) -> Session:
         return open_session({"RETINUE_E2E_SESSION": str(options.state / "session.json")})
     tools = asyncio.run(ensure_tools(("kubectl", "helm4", "promtool", "prometheus")))
     state = Path(tempfile.mkdtemp(prefix="retinue-e2e-"))
-    common = {
-        "state": state,
-        "kubectl": tools["kubectl"],
-        "helm": tools["helm4"],
-        "promtool": tools["promtool"],
-        "artifacts": artifacts,
-        "speed": SPEED,
-    }
     foreign = os.environ.get("KUBECONFIG")
     if foreign:
         registry = os.environ.get("RETINUE_E2E_REGISTRY", "")
         chosen = {**values("none", speed=SPEED, prometheus_tag=PROMETHEUS_VERSION, nodes=None)}
         chosen["image"] = {"registry": registry}
-        return Session(kubeconfig=Path(foreign), values=chosen, **common)
-    cluster = asyncio.run(bring_up(options.name, state, Stages(Console())))
+        kubeconfig, machine = Path(foreign), None
+    else:
+        cluster = asyncio.run(bring_up(options.name, state, Stages(Console())))
+        chosen = values(options.name, speed=SPEED, prometheus_tag=PROMETHEUS_VERSION)
+        kubeconfig, machine = cluster.access.kubeconfig, cluster.machine
     return Session(
-        kubeconfig=cluster.access.kubeconfig,
-        values=values(options.name, speed=SPEED, prometheus_tag=PROMETHEUS_VERSION),
-        kind_name=options.name,
-        machine=cluster.machine,
-        **common,
+        state=state,
+        kubeconfig=kubeconfig,
+        kubectl=tools["kubectl"],
+        helm=tools["helm4"],
+        promtool=tools["promtool"],
+        artifacts=artifacts,
+        speed=SPEED,
+        values=chosen,
+        kind_name=None if machine is None else options.name,
+        machine=machine,
     )
 
 

@@ -71,6 +71,8 @@ async def begin(
     ]
     waiting = asyncio.gather(*(event.wait() for event in began))
     failed = asyncio.gather(*running)
-    done, _ = await asyncio.wait({waiting, failed}, timeout=90, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(
+        [asyncio.ensure_future(f) for f in (waiting, failed)], timeout=90, return_when=asyncio.FIRST_COMPLETED
+    )
     assert waiting in done, f"streams did not begin: {[t.result() for t in running if t.done()]}"
     return running

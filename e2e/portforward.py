@@ -14,7 +14,7 @@ from retinue_emulator.loopback import ClusterAccess, LoopbackError
 def forwarded(access: ClusterAccess, namespace: str, target: str, port: int) -> Iterator[str]:
     """`kubectl port-forward` to `target` (pod/NAME or service/NAME) for a `with` block; the base URL on 127.0.0.1."""
     argv = [
-        *(access.kubectl_path, f"--kubeconfig={access.kubeconfig}", "port-forward", "-n", namespace),
+        *(str(access.kubectl_path), f"--kubeconfig={access.kubeconfig}", "port-forward", "-n", namespace),
         *("--address", "127.0.0.1", target, f":{port}"),
     ]
     child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -77,9 +77,8 @@ def open_session(environ: Mapping[str, str]) -> Session:
     """The session that the runner saved."""
     if _VARIABLE not in environ:
         raise RuntimeError("the e2e suite is started with `make e2e` (python e2e), which makes its cluster")
-    plain = json.loads(Path(environ[_VARIABLE]).read_text())
-    machine = plain.pop("machine")
-    paths = {
-        name: Path(plain.pop(name)) for name in ("state", "kubeconfig", "kubectl", "helm", "promtool", "artifacts")
-    }
-    return Session(**paths, **plain, machine=None if machine is None else Machine(**machine))
+    saved: dict[str, Any] = json.loads(Path(environ[_VARIABLE]).read_text())
+    for name in ("state", "kubeconfig", "kubectl", "helm", "promtool", "artifacts"):
+        saved[name] = Path(saved[name])
+    machine = saved.pop("machine")
+    return Session(**saved, machine=None if machine is None else Machine(**machine))

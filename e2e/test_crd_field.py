@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from retinue_emulator.kind.release import Release
 
 from .manifests import decode_pool
-from .world import World, in_thread, uids
+from .world import World, uids
 
 pytestmark = pytest.mark.alone
 _CRD = Path("templates/crds/retinue.dev_decodepools.yaml")
@@ -37,7 +38,7 @@ async def test_a_field_added_to_a_crd_disturbs_neither_operator_nor_engines(
     await world.replicas(namespace, "dp", "old", 1)
     engines, product = uids(world.pods(namespace)), _product(world)
     try:
-        await in_thread(newer.install, world.values)
+        await asyncio.to_thread(newer.install, world.values)
         assert world.get("dp", "old", "-n", namespace)["spec"]["flavour"] == "plain"
 
         world.apply(decode_pool(namespace, "new", 1, flavour="vanilla"))
@@ -48,7 +49,7 @@ async def test_a_field_added_to_a_crd_disturbs_neither_operator_nor_engines(
         assert engines < uids(world.pods(namespace))
         engines = uids(world.pods(namespace))
     finally:
-        await in_thread(world.release.install, world.values)
+        await asyncio.to_thread(world.release.install, world.values)
 
     # What the older CRD does not know is dropped; the engines have never heard of it.
     assert "flavour" not in world.get("dp", "new", "-n", namespace)["spec"]

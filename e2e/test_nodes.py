@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from functools import partial
 
 import pytest
 
 from .clients import Stream, begin, client, stream
 from .manifests import Object, decode_pool, pool_of
-from .world import World, condition, in_thread
+from .world import World, condition
 
 pytestmark = pytest.mark.alone
 
@@ -24,7 +25,7 @@ async def test_a_drained_node_gives_its_instances_away_without_cutting_a_stream(
             running = await begin(agents, 6, tokens=500)
             began = time.monotonic()
             flags = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s")
-            drain = asyncio.create_task(in_thread(lambda: world.kubectl("drain", node, *flags, timeout=160)))
+            drain = asyncio.create_task(asyncio.to_thread(lambda: world.kubectl("drain", node, *flags, timeout=160)))
             await world.until(lambda: _served_elsewhere(world, namespace, "guest", 2, node), "others serve elsewhere")
             world.figure("kubectl drain to all instances serving elsewhere", time.monotonic() - began, "s")
             late = await stream(agents, "late", tokens=5)
@@ -63,7 +64,7 @@ async def test_a_dead_kubelet_and_a_dead_node_are_replaced_and_come_back_clean(w
             machine.engine("kill", killed)
             for pool, node in (("orphan", orphaned), ("victim", killed)):
                 await world.until(
-                    lambda pool=pool, node=node: _served_elsewhere(world, namespace, pool, 1, node),
+                    partial(_served_elsewhere, world, namespace, pool, 1, node),
                     f"{pool} is served by another node",
                     timeout=150,
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 
 from .clients import client, stream
 from .manifests import decode_pool, pool_of
-from .world import World, in_thread
+from .world import World
 
 pytestmark = pytest.mark.alone
 
@@ -27,7 +28,7 @@ async def test_with_one_namespace_watched_it_works_there_and_sees_nothing_outsid
     world: World, namespace: str, outside: str
 ) -> None:
     try:
-        await in_thread(world.release.install, {**world.values, "watch": {"namespaces": [namespace]}})
+        await asyncio.to_thread(world.release.install, {**world.values, "watch": {"namespaces": [namespace]}})
         for place in (outside, namespace):
             world.apply(decode_pool(place, "small", 1), pool_of(place, "small"))
         await world.ready(namespace, "agentpool", "solo")
@@ -50,6 +51,6 @@ async def test_with_one_namespace_watched_it_works_there_and_sees_nothing_outsid
             for pod in world.system_pods(component):
                 assert "orbidden" not in world.kubectl("logs", pod, "-n", world.release.namespace)
     finally:
-        await in_thread(world.release.install, world.values)
+        await asyncio.to_thread(world.release.install, world.values)
     # The release of all namespaces takes up what was out of sight.
     await world.ready(outside, "agentpool", "solo")

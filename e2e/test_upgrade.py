@@ -13,7 +13,7 @@ from retinue_emulator.kind.release import Release
 from .clients import begin, client
 from .manifests import decode_pool, engine, pool_of
 from .previous import REPOSITORY, provide, unpack, values_for
-from .world import Object, World, condition, in_thread, uids
+from .world import Object, World, condition, uids
 
 pytestmark = pytest.mark.alone
 STREAMS = 20
@@ -41,7 +41,7 @@ async def test_an_upgrade_from_the_previous_version_restarts_no_engine_and_cuts_
     slow = engine(SLOW, image=image)
     upgrade: asyncio.Task[str] | None = None
     try:
-        await in_thread(previous.install, old)
+        await asyncio.to_thread(previous.install, old)
         assert _images(world) == {f"retinue/{name}:{_version(previous)}" for name in ("operator", "gateway")}
         assert not _crds_are_current(world)
         world.apply(
@@ -58,7 +58,7 @@ async def test_an_upgrade_from_the_previous_version_restarts_no_engine_and_cuts_
             running = await begin(agents, STREAMS, tokens=TOKENS)
             gateways = uids(world.system_pods("gateway"))
             began = time.monotonic()
-            upgrade = asyncio.create_task(in_thread(world.release.install, world.values))
+            upgrade = asyncio.create_task(asyncio.to_thread(world.release.install, world.values))
             await world.until(lambda: _replaced(world, gateways), "the gateway is replaced", timeout=180)
             assert not any(task.done() for task in running), "streams are to outlast the gateway that began them"
             await upgrade
@@ -70,7 +70,7 @@ async def test_an_upgrade_from_the_previous_version_restarts_no_engine_and_cuts_
         if upgrade is not None:
             await asyncio.wait({upgrade})
         if upgrade is None or upgrade.exception() is not None:
-            await in_thread(world.release.install, world.values)
+            await asyncio.to_thread(world.release.install, world.values)
 
     assert _images(world) == {f"retinue/{name}:{_version(world.release)}" for name in ("operator", "gateway")}
     assert _crds_are_current(world)

@@ -28,7 +28,8 @@ def test_every_right_was_used_and_none_was_missing(world: World, part: str) -> N
     events = read_events(world.machine().audit_log, reads=True)
     proof = prove(world.access, events, _account(world, part))
     assert proof.granted
-    assert not proof.unused and not proof.denied, str(proof)
+    assert not proof.unused, str(proof)
+    assert not proof.denied, str(proof)
 
 
 @pytest.mark.parametrize("part", PARTS)

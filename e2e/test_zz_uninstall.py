@@ -5,12 +5,13 @@ The file's name makes it the last to run.
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
 from .manifests import decode_pool, pool_of, small_agent_pool
-from .world import World, in_thread, uids
+from .world import World, uids
 
 pytestmark = pytest.mark.alone
 
@@ -37,7 +38,7 @@ async def test_an_uninstalled_release_leaves_crds_and_serving_engines_and_a_new_
     await world.ready(namespace, "agentpool", "solo")
     before = world.pods(namespace)
     try:
-        await in_thread(world.release.uninstall)
+        await asyncio.to_thread(world.release.uninstall)
 
         assert not _of_release(world)
         crds = world.kubectl("get", "crds", "-o", "name").split()
@@ -53,7 +54,7 @@ async def test_an_uninstalled_release_leaves_crds_and_serving_engines_and_a_new_
         # Nobody looks after the pool now, and nothing prevents its change.
         world.kubectl("scale", "dp", "small", "-n", namespace, "--replicas=2")
     finally:
-        await in_thread(world.release.install, world.values)
+        await asyncio.to_thread(world.release.install, world.values)
 
     await world.replicas(namespace, "dp", "small", 2)
     await world.ready(namespace, "agentpool", "solo")

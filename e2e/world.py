@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from retinue_emulator.kind.cluster import KindCluster
@@ -17,6 +16,7 @@ from retinue_emulator.kind.release import Release
 from retinue_emulator.loopback import ClusterAccess, LoopbackError, eventually
 
 Object = dict[str, Any]
+T = TypeVar("T")
 MANAGED = "app.kubernetes.io/managed-by=retinue"
 PROMETHEUS = "retinue-prometheus:9090"
 
@@ -105,7 +105,9 @@ class World:
 
         return await self.until(probe, f"{kind} {name} has {type_}={status} {reason}", timeout)
 
-    async def until(self, probe: Any, what: str, timeout: float = 90, interval: float = 0.5) -> Any:
+    async def until(
+        self, probe: Callable[[], Awaitable[T | None]], what: str, timeout: float = 90, interval: float = 0.5
+    ) -> T:
         """`eventually` with the interval that kubectl affords."""
         return await eventually(probe, what=what, timeout=timeout, interval=interval)
 
@@ -201,8 +203,3 @@ class World:
         line = json.dumps({"name": name, "value": value, "unit": unit, "how": how, "at": time.time()})
         with (self.artifacts / "figures.jsonl").open("a") as out:
             out.write(line + "\n")
-
-
-async def in_thread(call: Any, *arguments: Any) -> Any:
-    """Runs a blocking call beside the event loop, for tests whose streams go on meanwhile."""
-    return await asyncio.to_thread(call, *arguments)

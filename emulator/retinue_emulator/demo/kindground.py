@@ -9,12 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from retinue_emulator.checkout import find_checkout
-from retinue_emulator.kind.bringup import bring_up
+from retinue_emulator.kind import bringup
 from retinue_emulator.kind.cluster import KindCluster
 from retinue_emulator.kind.layout import DEMO, values
-from retinue_emulator.kind.release import Release
-from retinue_emulator.loopback import ClusterAccess, LoopbackError, PrometheusApi, ensure_tools
+from retinue_emulator.loopback import ClusterAccess, LoopbackError, PrometheusApi
 from retinue_emulator.loopback.health import wait_healthy
 from retinue_emulator.loopback.ports import HOST, pick_ports
 from retinue_emulator.loopback.process import ChildProcess
@@ -124,15 +122,10 @@ class KindGround:
         return self._cluster
 
     async def _start(self) -> None:
-        self._cluster = await bring_up(_NAME, self.state, self._stages, DEMO)
-        tools = await ensure_tools(("helm4",))
-        release = Release(self.access, tools["helm4"], find_checkout().root / "charts" / "retinue")
+        self._cluster = await bringup.bring_up(_NAME, self.state, self._stages, DEMO)
         wanted = values(_NAME, speed=self.speed, prometheus_tag=PROMETHEUS_VERSION, nodes=DEMO)
         wanted["operator"] = {"extraEnv": [{"name": "RETINUE_HISTORY_FILE", "value": _HISTORY}]}
-        with self._stages.stage("helm install") as stage:
-            stage.update("operator, gateway, Prometheus, devices")
-            await asyncio.to_thread(release.install, wanted)
-            stage.done(f"release {release.name} in {release.namespace}")
+        await bringup.install(self._cluster, wanted, self._stages)
         await self._start_proxy()
 
     async def _start_proxy(self) -> None:

@@ -1,10 +1,12 @@
-"""From nothing to a kind cluster that has every image and nothing installed, with progress."""
+"""From nothing to a kind cluster that has every image, and to the release on it, with progress."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from retinue_emulator.checkout import find_checkout
 from retinue_emulator.loopback import ensure_tools
@@ -14,6 +16,7 @@ from .cluster import KindCluster
 from .images import build_images, build_prometheus, own_images
 from .layout import TESTS, Nodes
 from .machine import find_machine
+from .release import Release
 
 
 async def bring_up(name: str, state: Path, stages: Stages, nodes: Nodes = TESTS) -> KindCluster:
@@ -46,3 +49,14 @@ async def bring_up(name: str, state: Path, stages: Stages, nodes: Nodes = TESTS)
         await asyncio.to_thread(cluster.delete)
         raise
     return cluster
+
+
+async def install(cluster: KindCluster, wanted: Mapping[str, Any], stages: Stages) -> Release:
+    """Installs this checkout's chart with these values on a cluster that was brought up. Raises LoopbackError."""
+    tools = await ensure_tools(("helm4",))
+    release = Release(cluster.access, tools["helm4"], find_checkout().root / "charts" / "retinue")
+    with stages.stage("helm install") as stage:
+        stage.update("waiting until all of it is Ready")
+        await asyncio.to_thread(release.install, wanted)
+        stage.done(f"release {release.name} in {release.namespace}")
+    return release

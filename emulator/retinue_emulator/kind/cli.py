@@ -12,16 +12,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from retinue_emulator.checkout import find_checkout
-from retinue_emulator.loopback import LoopbackError, ensure_tools
+from retinue_emulator.loopback import LoopbackError
 from retinue_emulator.loopback.toolset import PROMETHEUS_VERSION
 from retinue_emulator.stages import Stages
 
-from .bringup import bring_up
+from . import bringup
 from .cluster import KindCluster
 from .layout import TESTS, values
 from .machine import find_machine
-from .release import Release
 
 app = typer.Typer(help="A kind cluster with Retinue on it.", no_args_is_help=True)
 
@@ -40,14 +38,9 @@ def up(
     stages = Stages(Console(stderr=True))
 
     async def work() -> KindCluster:
-        cluster = await bring_up(name, state or state_folder(name), stages)
+        cluster = await bringup.bring_up(name, state or state_folder(name), stages)
         if install:
-            tools = await ensure_tools(("helm4",))
-            release = Release(cluster.access, tools["helm4"], find_checkout().root / "charts" / "retinue")
-            with stages.stage("helm install") as stage:
-                wanted = values(name, speed=speed, prometheus_tag=PROMETHEUS_VERSION)
-                await asyncio.to_thread(release.install, wanted)
-                stage.done(f"release {release.name} in {release.namespace}")
+            await bringup.install(cluster, values(name, speed=speed, prometheus_tag=PROMETHEUS_VERSION), stages)
         return cluster
 
     try:

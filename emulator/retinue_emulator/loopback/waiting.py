@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def eventually(
-    probe: Callable[[], Awaitable[T]], *, what: str, timeout: float = 30.0, interval: float = 0.05
+    probe: Callable[[], Awaitable[T | None]], *, what: str, timeout: float = 30.0, interval: float = 0.05
 ) -> T:
     """Calls `probe` every `interval` seconds until its result is truthy, and returns that result.
 
