@@ -1,4 +1,4 @@
-"""Where the time goes between a decision to grow and an instance that gets requests, from timestamps in the cluster."""
+"""Where the time goes between a decision to grow and an instance that is ready, from timestamps in the cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retinue_emulator.loopback.audit import AuditEvent, read_events
 from .manifests import Object
 from .world import World, condition
 
-STAGES = ("pods created", "placed", "scheduled", "container started", "engine ready", "routable")
+STAGES = ("pods created", "placed", "scheduled", "container started", "engine ready")
 """In this order, each counted from the end of the one before; the first from the decision."""
 
 
@@ -25,7 +25,7 @@ class ScaleUp:
 
     @property
     def total(self) -> float:
-        """From the decision until requests may come."""
+        """From the decision until the engine is ready."""
         return sum(self.seconds.values())
 
 
@@ -45,7 +45,6 @@ def scale_up(world: World, namespace: str, pod: Object, decision: str) -> ScaleU
         "scheduled": scheduled,
         "container started": status["containerStatuses"][0]["state"]["running"]["startedAt"],
         "engine ready": ready,
-        "routable": ready,
     }
     if world.kind is not None:
         writes = _writes(world.kind.audit_log, namespace, pod["metadata"]["name"], created)
@@ -54,7 +53,6 @@ def scale_up(world: World, namespace: str, pod: Object, decision: str) -> ScaleU
         times["placed"] = _first(w for w in writes if w.code == 200 and w.field_manager == "retinue")
         times["scheduled"] = _first(w for w in writes if w.subresource == "binding")
         times["engine ready"] = _first(w for w in writes if w.subresource == "status" and w.time >= ready)
-        times["routable"] = _first(w for w in writes if w.field_manager == "retinue-instance")
     seconds, before = {}, _epoch(decision)
     for stage in STAGES:
         now = max(_epoch(times[stage]), before)

@@ -62,7 +62,7 @@ async def test_the_autoscaler_grows_pools_under_agents_keeps_the_cache_and_shrin
 
         try:
             await world.until(has_grown, "a pool of the primary role has grown", timeout=120)
-            _figure_scale_up(world, namespace)
+            _figure_scale_up(world, namespace, next(iter(grown)))
             result = await replay
         finally:
             replay.cancel()
@@ -118,19 +118,19 @@ def _figures(world: World, found: Footprint, when: str) -> None:
     world.figure(f"operator CPU {when}", found.cpu, "cores", f"both pods, {how}")
 
 
-def _figure_scale_up(world: World, namespace: str) -> None:
-    """Splits the time of the first instance that the autoscaler made."""
+def _figure_scale_up(world: World, namespace: str, grown: str) -> None:
+    """Splits the time of the first instance that the autoscaler made, in the pool that grew first (pp or dp)."""
     listed = world.get("events", "-n", namespace, "--field-selector", "involvedObject.name=coder")["items"]
+    kind, stage = {"pp": ("PrefillPool", "prefill"), "dp": ("DecodePool", "decode")}[grown]
     decided = min(
-        (e for e in listed if e["reason"] == "ScalingUp" and e["involvedObject"]["kind"] == "AgentPool"),
+        (e for e in listed if e["reason"] == "ScalingUp" and e["message"].startswith(f"{kind} coder-primary")),
         key=lambda event: str(event["eventTime"]),
     )
-    kind = "prefill" if "PrefillPool" in decided["message"] else "decode"
-    pods = world.pods(namespace, f"retinue.dev/pool=coder-primary,retinue.dev/pool-kind={kind}")
+    pods = world.pods(namespace, f"retinue.dev/pool=coder-primary,retinue.dev/pool-kind={stage}")
     newest = max(pods.values(), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
     found = scale_up(world, namespace, newest, decided["eventTime"])
     split = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in found.seconds.items())
-    world.figure("scale-up, decision to routable", found.total, "s", f"{found.instance}: {split}")
+    world.figure("scale-up, decision to ready instance", found.total, "s", f"{found.instance}: {split}")
 
 
 def _assert_bounds(server: Prometheus, namespace: str, seconds: float) -> None:

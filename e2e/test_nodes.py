@@ -94,15 +94,15 @@ async def test_a_dead_kubelet_and_a_dead_node_are_replaced_and_come_back_clean(w
     for pool in ("orphan", "victim"):
         await world.replicas(namespace, "dp", pool, 1)
     await world.conditioned("", "nodeclass", "b200", "Ready", "True")
-    for node in (orphaned, killed):
-        await _usable_again(world, namespace, node)
+    await _usable_again(world, namespace, orphaned)
+    await _usable_again(world, namespace, killed, "b200")
 
 
-async def _usable_again(world: World, namespace: str, node: str) -> None:
+async def _usable_again(world: World, namespace: str, node: str, node_class: str = "h200") -> None:
     """An instance that may run nowhere else becomes Ready on the node."""
     pinned = {"spec": {"nodeSelector": {"kubernetes.io/hostname": node}}}
     name = f"again-{node.rsplit('-', 1)[-1]}"
-    world.apply(decode_pool(namespace, name, 1, nodeClasses=["h200", "b200"], podTemplate=pinned))
+    world.apply(decode_pool(namespace, name, 1, nodeClasses=[node_class], podTemplate=pinned))
     await world.replicas(namespace, "dp", name, 1)
     assert _nodes(world, namespace, name) == {node}
 

@@ -16,7 +16,10 @@ from .world import World
 
 pytestmark = pytest.mark.alone
 # What needs the cluster; the others of tests/component start what they need themselves.
-MODULES = ("agent_cluster", "gateway_cluster", "nodeplugin_cluster", "shell_process", "shell_runtime")
+MODULES = (
+    *("agent_cluster", "dra_cluster", "gateway_cluster", "nodeplugin_cluster"),
+    *("rbac_denied", "shell_process", "shell_rights", "shell_runtime"),
+)
 
 
 @pytest.fixture

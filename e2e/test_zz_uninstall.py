@@ -40,7 +40,11 @@ async def test_an_uninstalled_release_leaves_crds_and_serving_engines_and_a_new_
     try:
         await asyncio.to_thread(world.release.uninstall)
 
-        assert not _of_release(world)
+        async def gone() -> bool:
+            return not _of_release(world)
+
+        # Helm does not wait for pods to end.
+        await world.until(gone, "all objects of the release are gone", timeout=120, interval=3)
         crds = world.kubectl("get", "crds", "-o", "name").split()
         assert len([name for name in crds if name.endswith(".retinue.dev")]) == 5
         # Its namespace holds what Kubernetes puts into any, and what the operator wrote itself: lease and events.

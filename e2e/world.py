@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -76,7 +77,7 @@ class World:
         """The object once its Ready condition is True for its present generation."""
 
         async def probe() -> Object | None:
-            found = self.get(kind, name, "-n", namespace)
+            found = await asyncio.to_thread(self.get, kind, name, "-n", namespace)
             current = found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
             return found if current and condition(found, "Ready").get("status") == "True" else None
 
@@ -86,7 +87,7 @@ class World:
         """The pool once exactly `wanted` instances are ready and none drains or starts."""
 
         async def probe() -> Object | None:
-            found = self.get(kind, name, "-n", namespace)
+            found = await asyncio.to_thread(self.get, kind, name, "-n", namespace)
             status = found.get("status", {})
             counts = (status.get("replicas"), status.get("readyReplicas"), status.get("drainingReplicas"))
             return found if counts == (wanted, wanted, 0) else None
@@ -99,7 +100,8 @@ class World:
         """The condition once it has this status (and reason)."""
 
         async def probe() -> Object | None:
-            found = condition(self.get(kind, name, *(("-n", namespace) if namespace else ())), type_)
+            where = ("-n", namespace) if namespace else ()
+            found = condition(await asyncio.to_thread(self.get, kind, name, *where), type_)
             fits = found.get("status") == status and (not reason or found.get("reason") == reason)
             return found if fits else None
 
