@@ -52,7 +52,7 @@ def scale_up(world: World, namespace: str, pod: Object, decision: str) -> ScaleU
         times["pods created"] = _first(w for w in writes if w.code == 201 and w.field_manager == "retinue")
         times["placed"] = _first(w for w in writes if w.code == 200 and w.field_manager == "retinue")
         times["scheduled"] = _first(w for w in writes if w.subresource == "binding")
-        times["engine ready"] = _first(w for w in writes if w.subresource == "status" and w.time >= ready)
+        times["engine ready"] = _first(w for w in writes if w.subresource == "status" and not _before(w, ready))
     seconds, before = {}, _epoch(decision)
     for stage in STAGES:
         now = max(_epoch(times[stage]), before)
@@ -68,8 +68,13 @@ def _writes(log: Path, namespace: str, pod: str, since: str) -> list[AuditEvent]
         for event in read_events(log)
         if (event.resource, event.namespace, event.name) == ("pods", namespace, pod)
         and event.code < 300
-        and event.time >= since.removesuffix("Z")
+        and not _before(event, since)
     ]
+
+
+def _before(event: AuditEvent, second: str) -> bool:
+    """Whether the event is older than a time of a status, which is without fractions of a second."""
+    return event.time < second.removesuffix("Z")
 
 
 def _first(writes: Iterable[AuditEvent]) -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from retinue.autoscaling.signals import Query, Subject
+from retinue.autoscaling.signals import Query, Scope, Subject
+from retinue_emulator.loopback import eventually
 from retinue_emulator.loopback.ports import pick_ports
+from retinue_operator.controllers.measure import RETRY_SECONDS, Measurer
 from retinue_operator.prometheus.client import (
     BadAnswer,
     Denied,
@@ -200,3 +202,48 @@ async def test_a_poll_ends_at_its_deadline_with_what_it_has() -> None:
         poll = await collect(client, [query("role.fast", "fast"), query("role.slow", "slow")], deadline=0.5)
     assert [sample.value for sample in poll.samples["role.fast"]] == [1.0]
     assert list(poll.failures) == ["role.slow"]
+
+
+async def test_a_poll_without_any_answer_is_silent_and_one_with_refusals_is_not() -> None:
+    nobody = f"http://127.0.0.1:{pick_ports(1)[0]}"
+    async with PrometheusClient(PrometheusSettings(nobody)) as client:
+        poll = await collect(client, [query("role.one", "one"), query("role.two", "two")])
+    assert poll.silent
+    assert poll.error is not None
+    assert "does not answer" in poll.error
+    async with serving(answering("no", 403)) as url, PrometheusClient(PrometheusSettings(url)) as client:
+        poll = await collect(client, [query("role.one", "one")])
+    assert not poll.silent
+    assert poll.error is not None
+    assert "refuses the credentials" in poll.error
+
+
+async def test_nobody_waits_for_a_prometheus_that_says_nothing_and_its_return_is_noticed() -> None:
+    asked, released = 0, asyncio.Event()
+
+    async def handler(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        await released.wait()
+        return web.Response(text=vector("1"))
+
+    scope = Scope(namespace="agents", agent_pool="", pools=(), tiers=("cold",), window=60.0)
+    async with serving(handler) as url, PrometheusClient(PrometheusSettings(url, timeout=0.1)) as client:
+        measurer = Measurer(client)
+        first = await measurer.measure(scope, 0.0, 1.0)
+        assert first.error is not None
+        before = asked
+
+        # Neither the age of the answer nor the number of those who ask makes anybody wait, until it is tried again.
+        others = [await measurer.measure(scope, second / 10, 0.0) for second in range(40)]
+        assert {other.error for other in others} == {first.error}
+        assert asked == before
+
+        released.set()
+        assert (await measurer.measure(scope, RETRY_SECONDS, 1.0)).error == first.error
+
+        async def back() -> bool:
+            return (await measurer.measure(scope, RETRY_SECONDS, 1.0)).error is None
+
+        await eventually(back, what="the answers are seen")
+    assert asked > before

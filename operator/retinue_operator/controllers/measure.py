@@ -17,6 +17,12 @@ from retinue_operator.prometheus.poller import Poll, collect
 
 DEFAULT_WINDOW = 60.0
 DEFAULT_INTERVAL = 15.0
+RETRY_SECONDS = 5.0
+"""Between two attempts to reach a Prometheus that said nothing."""
+
+
+# Namespace and AgentPool; pools of a namespace that belong to none share an empty name.
+_Owner = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -28,23 +34,48 @@ class Measured:
 
 
 class Measurer:
-    """Keeps the last answer per scope while it is new, so that the pools of one AgentPool share their queries."""
+    """Keeps the last answer per scope while it is new, so that the pools of one AgentPool share their queries.
+
+    While Prometheus says nothing to the queries of a scope, nobody waits for it: all get that error at once, and a poll
+    in the background finds out when it answers again. Pools are placed, drained and replaced at their usual pace.
+    """
 
     def __init__(self, client: PrometheusClient) -> None:
         self._client = client
         self._latest: dict[Scope, Measured] = {}
-        self._asking: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._asking: defaultdict[_Owner, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._silent: dict[_Owner, Measured] = {}
+        self._attempts: dict[_Owner, asyncio.Task[Poll]] = {}
 
     async def measure(self, scope: Scope, now: float, max_age: float) -> Poll:
         """The newest answer; asks Prometheus if the last one is older than `max_age` seconds."""
-        async with self._asking[scope.namespace, scope.agent_pool]:
+        owner = (scope.namespace, scope.agent_pool)
+        if owner in self._silent:
+            return self._try_again(owner, scope, now)
+        async with self._asking[owner]:
+            # Whoever has waited here may know by now that there is nothing to wait for.
+            if owner in self._silent:
+                return self._silent[owner].poll
             known = self._latest.get(scope)
             if known is not None and now - known.time < max_age:
                 return known.poll
-            poll = await collect(self._client, queries(scope))
-            self._forget_scopes_like(scope)
-            self._latest[scope] = Measured(poll, now)
-            return poll
+            return await self._ask(owner, scope, now)
+
+    async def _ask(self, owner: _Owner, scope: Scope, now: float) -> Poll:
+        poll = await collect(self._client, queries(scope))
+        self._forget_scopes_like(scope)
+        self._latest[scope] = Measured(poll, now)
+        if poll.silent:
+            self._silent[owner] = self._latest[scope]
+        else:
+            self._silent.pop(owner, None)
+        return poll
+
+    def _try_again(self, owner: _Owner, scope: Scope, now: float) -> Poll:
+        silent, attempt = self._silent[owner], self._attempts.get(owner)
+        if now - silent.time >= RETRY_SECONDS and (attempt is None or attempt.done()):
+            self._attempts[owner] = asyncio.create_task(self._ask(owner, scope, now))
+        return silent.poll
 
     def _forget_scopes_like(self, scope: Scope) -> None:
         """A scope whose pools have changed replaces the older one of the same AgentPool."""

@@ -12,6 +12,7 @@ from typing import Any, Self
 import aiohttp
 
 _CHUNK = 65536
+_CONNECT_SECONDS = 2.0
 
 
 class PrometheusError(Exception):
@@ -135,6 +136,8 @@ class PrometheusClient:
                 if response.status != 200 and not body.lstrip().startswith(b"{"):
                     raise BadAnswer(f"{settings.url} answered {response.status} without an explanation")
                 return body
+        except aiohttp.ConnectionTimeoutError as error:
+            raise Unreachable(f"{settings.url} does not answer: no connection within {_CONNECT_SECONDS:g} s") from error
         except TimeoutError as error:
             raise TooSlow(f"{settings.url} did not answer within {settings.timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -142,7 +145,8 @@ class PrometheusClient:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
-            limits = aiohttp.ClientTimeout(total=self.settings.timeout)
+            # An address without anybody behind it shows at once, long before a query could take too long.
+            limits = aiohttp.ClientTimeout(total=self.settings.timeout, sock_connect=_CONNECT_SECONDS)
             connector = aiohttp.TCPConnector(ssl=self._ssl())
             self._session = aiohttp.ClientSession(timeout=limits, connector=connector, trust_env=False)
         return self._session

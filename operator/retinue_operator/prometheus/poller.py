@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from retinue.autoscaling.signals import Query, Sample
 
-from .client import Point, PrometheusClient, PrometheusError, Unreachable
+from .client import Point, PrometheusClient, PrometheusError, TooSlow, Unreachable
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Poll:
     """By the name of the query."""
     error: str | None = None
     """Why nothing is known, when not a single query was answered."""
+    silent: bool = False
+    """Whether Prometheus said nothing at all: a refusal is an answer, too."""
     failures: Mapping[str, str] = field(default_factory=dict)
     """By the name of the query: why it has no result, although others have."""
 
@@ -34,16 +36,16 @@ async def collect(
     wanted = tuple(queries)
     expressions = dict.fromkeys(text for query in wanted for text in (query.age, query.promql))
     answers = await _ask_all(client, expressions, concurrency, deadline)
-    failed = {text: answer for text, answer in answers.items() if isinstance(answer, str)}
+    failed = [answer for answer in answers.values() if isinstance(answer, PrometheusError)]
     if wanted and len(failed) == len(expressions):
-        return Poll(error=next(iter(failed.values())))
+        silent = all(isinstance(error, Unreachable | TooSlow) for error in failed)
+        return Poll(error=f"Prometheus: {failed[0]}", silent=silent)
     samples: dict[str, list[Sample]] = {}
     failures: dict[str, str] = {}
     for query in wanted:
         values, ages = answers[query.promql], answers[query.age]
-        reason = values if isinstance(values, str) else ages
-        if isinstance(values, str) or isinstance(ages, str):
-            failures[query.name] = str(reason)
+        if isinstance(values, PrometheusError) or isinstance(ages, PrometheusError):
+            failures[query.name] = f"Prometheus: {values if isinstance(values, PrometheusError) else ages}"
             continue
         # Two engines answer under one name.
         samples.setdefault(query.name, []).extend(_join(query, values, ages))
@@ -52,10 +54,11 @@ async def collect(
 
 async def _ask_all(
     client: PrometheusClient, expressions: Iterable[str], concurrency: int, deadline: float
-) -> dict[str, list[Point] | str]:
-    answers: dict[str, list[Point] | str] = dict.fromkeys(expressions, f"no answer within {deadline:g} s")
+) -> dict[str, list[Point] | PrometheusError]:
+    late = TooSlow(f"no answer within {deadline:g} s")
+    answers: dict[str, list[Point] | PrometheusError] = dict.fromkeys(expressions, late)
     places = asyncio.Semaphore(concurrency)
-    unreachable: str | None = None
+    unreachable: Unreachable | None = None
 
     async def ask(text: str) -> None:
         nonlocal unreachable
@@ -67,16 +70,16 @@ async def _ask_all(
             try:
                 answers[text] = await client.query(text)
             except Unreachable as error:
-                unreachable = answers[text] = f"Prometheus: {error}"
+                unreachable = answers[text] = error
             except PrometheusError as error:
-                answers[text] = f"Prometheus: {error}"
+                answers[text] = error
 
     try:
         async with asyncio.timeout(deadline), asyncio.TaskGroup() as group:
             for text in answers:
                 group.create_task(ask(text))
     except TimeoutError:
-        # Those that have an answer keep it; the others still hold the text from above.
+        # Those that have an answer keep it; the others are late.
         return answers
     return answers
 
