@@ -36,7 +36,7 @@ binaries: $(READY) ## build the control plane's binaries (once, 5 to 15 minutes;
 demo: binaries ## the whole product on this machine; KEEP=1 leaves the cluster up, CLUSTER=kind takes real kubelets
 	@$(BIN)/retinue-emulator demo $(if $(KEEP),--keep) $(if $(CLUSTER),--cluster $(CLUSTER)) $(DEMO_ARGS)
 
-test: binaries ## all tests that need no container engine; TESTS=tests/unit runs a part
+test: $(if $(filter tests/unit%,$(TESTS)),$(READY),binaries) ## all tests that need no container engine; TESTS=tests/unit runs a part
 	@$(BIN)/python -m pytest $(TESTS)
 
 e2e: $(READY) ## everything on a kind cluster, or on that of KUBECONFIG; E2E_ARGS="--keep -- -k drain"

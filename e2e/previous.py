@@ -59,8 +59,8 @@ def unpack(state: Path, commit: str = COMMIT) -> Previous:
     return Previous(root)
 
 
-def provide(previous: Previous, kind: KindCluster, commit: str = COMMIT) -> None:
-    """Builds the images of operator and gateway of a former version, unless they are there, and loads them.
+def provide(previous: Previous, kind: KindCluster, node: str, commit: str = COMMIT) -> None:
+    """Builds the images of operator and gateway of a former version, unless they are there, and loads them into a node.
 
     Where nothing can be pulled its dependencies come from build/wheels, as for the images of the present version.
     """
@@ -80,7 +80,7 @@ def provide(previous: Previous, kind: KindCluster, commit: str = COMMIT) -> None
             str(previous.root),
             timeout=600,
         )
-    kind.load(*names)
+    kind.load(*names, nodes=[node])
 
 
 def values_for(chart: Path, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def previous(world: World) -> Release:
     if world.kind is None:
         pytest.skip("the images of the previous version are made for a kind cluster of ours only")
     source = unpack(world.release.access.scratch)
-    provide(source, world.kind)
+    provide(source, world.kind, world.kind.workers[0])
     return Release(world.access, world.release.helm, source.chart, world.release.name, world.release.namespace)
 
 
@@ -35,6 +35,8 @@ async def test_an_upgrade_from_the_previous_version_restarts_no_engine_and_cuts_
     world: World, namespace: str, previous: Release
 ) -> None:
     old = values_for(previous.chart, world.values)
+    # The images of the previous version are in one node only.
+    old["operator"] = {"nodeSelector": {"kubernetes.io/hostname": world.machine().workers[0]}}
     # Devices stay under the present emulator: only the product changes.
     old["emulator"]["image"] = {"tag": _version(world.release)}
     image = f"retinue/emulator:{_version(world.release)}"

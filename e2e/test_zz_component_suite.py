@@ -46,7 +46,7 @@ def test_the_component_suite_passes_here(bare: World) -> None:
     began = time.monotonic()
     with report.open("w") as out:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", *modules, "-q", "-p", "no:cacheprovider"],
+            [sys.executable, "-m", "pytest", *modules, "-q", "-p", "no:cacheprovider", "--durations=15"],
             cwd=REPOSITORY,
             env={**os.environ, "RETINUE_KUBECONFIG": str(bare.access.kubeconfig)},
             stdout=out,

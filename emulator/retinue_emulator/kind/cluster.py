@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from retinue_emulator.loopback import ClusterAccess, LoopbackError
@@ -76,10 +77,15 @@ class KindCluster:
         """Takes the cluster away; nothing happens when there is none."""
         self._kind("delete", "cluster", "--quiet", "--name", self.name, "--kubeconfig", str(self.access.kubeconfig))
 
-    def load(self, *images: str) -> None:
-        """Puts images of this machine's engine into the workers, which are the nodes that run pods."""
-        workers = ",".join(node for node in self.nodes if not node.endswith("-control-plane"))
-        self._kind("load", "docker-image", "--name", self.name, "--nodes", workers, *images)
+    @property
+    def workers(self) -> list[str]:
+        """The nodes that run pods."""
+        return [node for node in self.nodes if not node.endswith("-control-plane")]
+
+    def load(self, *images: str, nodes: Sequence[str] = ()) -> None:
+        """Puts images of this machine's engine into these nodes, or into all workers."""
+        chosen = ",".join(nodes or self.workers)
+        self._kind("load", "docker-image", "--name", self.name, "--nodes", chosen, *images)
 
     def in_node(self, node: str, *argv: str) -> str:
         """Runs a command in a node and returns its standard output."""
