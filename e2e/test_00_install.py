@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from .manifests import node_classes
+from .clients import client, stream
+from .manifests import decode_pool, node_classes, pool_of
 from .world import World, condition
 
 pytestmark = pytest.mark.install
@@ -32,3 +33,15 @@ def test_the_operator_runs_as_restricted_pod_security_wants(world: World) -> Non
             assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+async def test_applied_agents_get_their_first_token(world: World, namespace: str) -> None:
+    began = time.monotonic()
+    world.apply(decode_pool(namespace, "first", 1), pool_of(namespace, "first"))
+    await world.ready(namespace, "agentpool", "solo")
+    async with client(world.base_url(namespace, "solo")) as agents:
+        answer = await stream(agents, "a", tokens=1)
+    world.figure(
+        "AgentPool apply to first token", time.monotonic() - began, "s", "one aggregated instance, idle cluster"
+    )
+    assert (answer.tokens, answer.finished, answer.error) == (1, True, None)

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from retinue_emulator.inventory import Inventory, parse_inventory
-from retinue_emulator.loopback import ClusterAccess, KubectlError
+from retinue_emulator.loopback import ClusterAccess, KubectlError, eventually
 from retinue_emulator.nodeplugin import NodePlugin, PluginSettings
 from retinue_emulator.nodeplugin.noderegistration import ForeignNode
 
@@ -81,22 +81,19 @@ class Kube:
         self, what: tuple[str, ...], condition: Callable[[dict[str, Any]], bool], *, timeout: float = 60
     ) -> dict[str, Any]:
         """The object, once the condition holds; fails with its last state."""
-        seen: dict[str, Any] = {}
-        deadline = asyncio.get_running_loop().time() + timeout
-        while asyncio.get_running_loop().time() < deadline:
+
+        async def probe() -> dict[str, Any]:
             seen = await self.get(*what)
-            if condition(seen):
-                return seen
-            await asyncio.sleep(0.1)
-        raise AssertionError(f"{' '.join(what)} is not as expected after {timeout} s: {json.dumps(seen, indent=1)}")
+            assert condition(seen), json.dumps(seen, indent=1)
+            return seen
+
+        return await eventually(probe, what=f"{' '.join(what)} is as expected", timeout=timeout)
 
     async def gone(self, *what: str, timeout: float = 60) -> None:
-        deadline = asyncio.get_running_loop().time() + timeout
-        while asyncio.get_running_loop().time() < deadline:
-            if not await self.run("get", *what, "--ignore-not-found", "-o", "name"):
-                return
-            await asyncio.sleep(0.1)
-        raise AssertionError(f"{' '.join(what)} is still there after {timeout} s")
+        async def probe() -> bool:
+            return not await self.run("get", *what, "--ignore-not-found", "-o", "name")
+
+        await eventually(probe, what=f"{' '.join(what)} is gone", timeout=timeout)
 
 
 @pytest.fixture
@@ -194,10 +191,11 @@ async def test_no_status_is_written_while_nothing_changes(
         ready = await kube.until(("pod", "e"), is_ready)
         writes = running.status_writes
         renewals = running.nodes[f"{name}-0"].lease_renewals
-        deadline = asyncio.get_running_loop().time() + 30
-        while running.nodes[f"{name}-0"].lease_renewals == renewals:
-            assert asyncio.get_running_loop().time() < deadline
-            await asyncio.sleep(0.1)
+
+        async def renewed() -> bool:
+            return running.nodes[f"{name}-0"].lease_renewals > renewals
+
+        await eventually(renewed, what="the node's lease is renewed")
         assert running.status_writes == writes
         assert (await kube.get("pod", "e"))["metadata"]["resourceVersion"] == ready["metadata"]["resourceVersion"]
 
@@ -375,16 +373,16 @@ async def test_an_engine_finds_the_servers_of_its_tier_by_their_service_name(
             body = {"model": "llama-3.1-70b", "messages": [], "max_tokens": 1, "retinue_prompt": prompt}
             async with session.post(f"http://{address}:8000/v1/chat/completions", json=body) as response:
                 assert response.status == 200, await response.text()
-        deadline = asyncio.get_running_loop().time() + 20
-        while True:
+
+        async def stored() -> bool:
             async with session.get(f"http://{tier}:8000/metrics") as response:
                 text = await response.text()
-            stored = float(next(line for line in text.splitlines() if line.startswith("master_key_count")).split()[1])
+            blocks = float(next(line for line in text.splitlines() if line.startswith("master_key_count")).split()[1])
             # 160 blocks went through room for 64, so at least the first two prompts were handed down.
-            if stored >= 80:
-                break
-            assert asyncio.get_running_loop().time() < deadline, f"the tier holds {stored} blocks"
-            await asyncio.sleep(0.1)
+            assert blocks >= 80, f"the tier holds {blocks} blocks"
+            return True
+
+        await eventually(stored, what="the tier holds what was evicted")
 
 
 async def test_a_restarted_plugin_takes_its_nodes_and_pods_over(
