@@ -8,6 +8,7 @@ from typing import TypeVar
 from .errors import LoopbackError
 
 T = TypeVar("T")
+_LONGEST_PAUSE = 1.0
 
 
 async def eventually(
@@ -15,11 +16,14 @@ async def eventually(
 ) -> T:
     """Calls `probe` every `interval` seconds until its result is truthy, and returns that result.
 
-    A LoopbackError (kubectl failed, Prometheus does not answer) or AssertionError of the probe counts as not yet. After
-    `timeout` seconds raises TimeoutError, which says `what` did not happen and the last result or error.
+    A probe that takes long (kubectl is a process each time) is called less often, so that whoever waits does not take
+    the time of those who work. A LoopbackError (kubectl failed, Prometheus does not answer) or AssertionError of the
+    probe counts as not yet. After `timeout` seconds raises TimeoutError, which says `what` did not happen and the last
+    result or error.
     """
     deadline = time.monotonic() + timeout
     while True:
+        began = time.monotonic()
         try:
             result = await probe()
             if result:
@@ -29,4 +33,4 @@ async def eventually(
             last = f"last error: {error}"
         if time.monotonic() >= deadline:
             raise TimeoutError(f"not within {timeout:g} s: {what} ({last})")
-        await asyncio.sleep(interval)
+        await asyncio.sleep(max(interval, min(2 * (time.monotonic() - began), _LONGEST_PAUSE)))
