@@ -11,6 +11,8 @@ import yaml
 
 WRITE_VERBS = ("create", "update", "patch", "delete", "deletecollection")
 
+_POD = "authentication.kubernetes.io/pod-name"
+
 
 @dataclass(frozen=True)
 class AuditEvent:
@@ -19,7 +21,8 @@ class AuditEvent:
     `time` is RFC 3339 with microseconds; `code` the HTTP status; `field_manager` is empty when the client named none;
     `user` is the authenticated user, for a service account `system:serviceaccount:NAMESPACE:NAME`, and `impersonated`
     the one in whose name that user asked, mostly empty. `decision` is the authorizer's, `allow` or `forbid`; `message`
-    is the server's in case of an error. Requests of no resource (discovery, /version) have a `path` only.
+    is the server's in case of an error. Requests of no resource (discovery, /version) have a `path` only. `pod` is the
+    one that a service account's token was made for, empty if the token is bound to none.
     """
 
     time: str
@@ -36,6 +39,7 @@ class AuditEvent:
     path: str = ""
     impersonated: str = ""
     decision: str = ""
+    pod: str = ""
     message: str = ""
 
 
@@ -104,6 +108,7 @@ def parse_event(record: dict[str, Any]) -> AuditEvent:
         code=status.get("code", 0),
         path=url.path,
         impersonated=(record.get("impersonatedUser") or {}).get("username", ""),
+        pod=next(iter(((record.get("user") or {}).get("extra") or {}).get(_POD) or ()), ""),
         decision=(record.get("annotations") or {}).get("authorization.k8s.io/decision", ""),
         message=status.get("message", ""),
     )
