@@ -36,8 +36,9 @@ binaries: $(READY) ## build the control plane's binaries (once, 5 to 15 minutes;
 demo: binaries ## the whole product on this machine; KEEP=1 leaves the cluster up, CLUSTER=kind takes real kubelets
 	@$(BIN)/retinue-emulator demo $(if $(KEEP),--keep) $(if $(CLUSTER),--cluster $(CLUSTER)) $(DEMO_ARGS)
 
-test: $(if $(filter tests/unit%,$(TESTS)),$(READY),binaries) ## all tests that need no container engine; TESTS=tests/unit runs a part
-	@$(BIN)/python -m pytest $(TESTS)
+test: binaries ## all tests that need no container engine, side by side; TESTS=tests/unit runs a part
+	@$(BIN)/retinue-emulator loopback build helm4 helm3 >/dev/null
+	@$(BIN)/python -m pytest $(or $(TESTS),-n auto --dist loadgroup)
 
 e2e: $(READY) ## everything on a kind cluster, or on that of KUBECONFIG; E2E_ARGS="--keep -- -k drain"
 	@$(BIN)/python e2e $(E2E_ARGS)

@@ -24,7 +24,7 @@ from .world import World
 
 pytestmark = pytest.mark.alone
 
-REST_SECONDS = 60.0
+REST_SECONDS = 40.0
 """The measuring window at rest."""
 MOST = 2
 GROWING = {"pp": "coder-primary", "dp": "coder-primary"}
@@ -92,7 +92,7 @@ def _trace() -> Trace:
 
 
 async def _measure_rest(world: World, server: Prometheus, operators: set[str]) -> None:
-    """Figures of a minute in which an AgentPool in mode Auto is there, and nobody asks it for anything."""
+    """Figures of a while in which an AgentPool in mode Auto is there, and nobody asks it for anything."""
     since = time.time()
     await asyncio.sleep(REST_SECONDS)
     until = time.time()

@@ -18,7 +18,7 @@ from .world import Object, World, condition, uids
 pytestmark = pytest.mark.alone
 STREAMS = 20
 # At this pace a stream outlasts the gateway that began it.
-SLOW, TOKENS = 0.02, 500
+SLOW, TOKENS = 0.02, 300
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ from retinue_emulator.loopback import ClusterAccess, ControlPlane, LoopbackError
 from retinue_operator.settings import DEFAULT_NAMESPACE
 
 _LOGGER = logging.getLogger(__name__)
-_CRDS = Path(__file__).resolve().parents[1] / "crds"
+_TESTS = Path(__file__).resolve().parent
+_CRDS = _TESTS.parent / "crds"
+_GROUPS = {"component": "component", "crd": "chart", "chart": "chart"}
 _EXTERNAL = "RETINUE_KUBECONFIG"
 _FAILED = pytest.StashKey[bool]()
 _KEPT_LOGS = pytest.StashKey[list[Path]]()
@@ -32,6 +34,17 @@ def _run(work: Coroutine[object, object, T]) -> T:
     """
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(work)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist (-n 2 --dist loadgroup) tests of one cluster share a worker; the others go where there is room.
+
+    The component tests stay together, because their last one judges what all of them have done.
+    """
+    for item in items:
+        folder = item.path.relative_to(_TESTS).parts[0]
+        if folder in _GROUPS:
+            item.add_marker(pytest.mark.xdist_group(_GROUPS[folder]))
 
 
 @pytest.hookimpl(wrapper=True)
