@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .world import ACTIONS, SimulatedWorld
+from .actions import ACTIONS
+from .world import SimulatedWorld
 
 USUAL = ("let_time_pass", "deliver", "work")
 STEPS = st.tuples(st.one_of(st.sampled_from(USUAL), st.sampled_from(sorted(ACTIONS))), st.integers(0, 7))
@@ -16,7 +17,7 @@ async def lived(seed: int, steps: Sequence[tuple[str, int]]) -> SimulatedWorld:
     """A world after these steps and the calm that follows."""
     world = SimulatedWorld(seed)
     for action, number in steps:
-        await world.act(action, number)
+        await ACTIONS[action](world, number)
     await world.calm_down()
     return world
 

@@ -1,13 +1,11 @@
-"""One simulated world: users, cluster, API server and operator, moved on by named actions, each with a small number."""
+"""One simulated world: users, cluster, API server and operator. What may happen to it is in actions.py."""
 
 import random
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from retinue.api import labels
 from retinue.conditions import ConditionType, Reason
 from retinue.plan import Manager, Manifest
-from retinue_operator.errors import ApiDown, Conflict, KubeError, Throttled
+from retinue_operator.errors import KubeError
 from retinue_operator.resources import WATCHED, identity
 
 from .api import Change, MemoryApi, Name
@@ -19,7 +17,6 @@ START = 1_700_000_000.0
 MODEL = {"name": "gpt-oss-20b", "precision": "MXFP4", "kvPrecision": "FP8", "contextWindow": 131072}
 _API = "retinue.dev/v1alpha1"
 _SELECTS = {resource.kind: resource.selects for resource in WATCHED}
-_DURATIONS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 90.0)
 
 
 class BrokenPromise(AssertionError):
@@ -27,17 +24,20 @@ class BrokenPromise(AssertionError):
 
 
 class SimulatedWorld:
-    """A world of four GPU nodes of class fast, two of class small, two for tiers. Deterministic by its seed."""
+    """A world of four GPU nodes of class fast, two of class small, two for tiers. Deterministic by its seed.
+
+    requests_to_death: the operator dies at the request after so many. troubles: what its next requests are answered.
+    """
 
     def __init__(self, seed: int) -> None:
-        self._chance = random.Random(seed)
+        self.chance = random.Random(seed)
         self.api = MemoryApi(lambda: self.cluster.now)
-        self.cluster = Cluster(self.api, self._chance, START)
-        self.measurer = FakeMeasurer(self._chance)
+        self.cluster = Cluster(self.api, self.chance, START)
+        self.measurer = FakeMeasurer(self.chance)
         self.operator: OperatorProcess | None = None
         self.writes: list[Change] = []
-        self._requests_to_death: int | None = None
-        self._troubles: list[KubeError] = []
+        self.requests_to_death: int | None = None
+        self.troubles: list[KubeError] = []
         self.api.watch = self._changed
         self.api.trouble = self._trouble
         for number in range(4):
@@ -53,46 +53,22 @@ class SimulatedWorld:
         self.make_agents()
         self.make_pool()
 
-    # --- actions ------------------------------------------------------------------------------------------------------
+    # --- the operator -------------------------------------------------------------------------------------------------
 
-    async def act(self, action: str, number: int) -> None:
-        """One action by name; `number` from 0 to 7 says how much or which."""
-        await ACTIONS[action](self, number)
-
-    async def let_time_pass(self, number: int) -> None:
-        """Seconds go by, and the cluster does what is due."""
-        self.cluster.now += _DURATIONS[number]
-        self.cluster.tick()
-
-    async def deliver(self, number: int) -> None:
-        """Some events of the watch arrive."""
-        if self.operator is not None:
-            self.operator.deliver(2**number)
-
-    async def lose_events(self, number: int) -> None:
-        """Some events never arrive."""
-        if self.operator is not None:
-            self.operator.lose(number)
-
-    async def repeat_event(self, _: int) -> None:
-        """An event arrives twice."""
-        if self.operator is not None:
-            self.operator.repeat()
-
-    async def work(self, number: int) -> None:
-        """The operator does what is due; without one, a new one starts."""
+    async def work(self, limit: int) -> None:
+        """The operator reconciles up to `limit` keys that are due; where there is none, a new one starts."""
         try:
             if self.operator is None:
-                self.operator = OperatorProcess(self.api, self.cluster, self._chance, self.measurer)
+                self.operator = OperatorProcess(self.api, self.cluster, self.chance, self.measurer)
                 await self.operator.sweep()
-            await self.operator.work(2**number)
+            await self.operator.work(limit)
         except Killed:
             self.operator = None
         except KubeError:
             # The first list failed, so this one never began to work.
             self.operator = None
 
-    async def sweep(self, _: int) -> None:
+    async def sweep(self) -> None:
         """The operator lists everything anew."""
         if self.operator is not None:
             try:
@@ -100,59 +76,7 @@ class SimulatedWorld:
             except (Killed, KubeError):
                 self.operator = None
 
-    async def kill(self, number: int) -> None:
-        """The operator dies at the request after the next few."""
-        self._requests_to_death = number
-
-    async def trouble(self, number: int) -> None:
-        """The API server refuses some of the next requests."""
-        errors = (ApiDown("503", 503), Conflict("changed meanwhile", 409), Throttled("too many", 429, 1.0))
-        self._troubles.extend(self._chance.choice(errors) for _ in range(number))
-
-    async def edit_pool(self, number: int) -> None:
-        """The user changes the pool that is not the autoscaler's."""
-        name: Name = ("DecodePool", NAMESPACE, "solo")
-        if self.api.find(*name) is None:
-            self.make_pool()
-        elif number == 7:
-            self.api.begin_deletion(name, "user")
-        elif number < 4:
-            self.api.edit(name, "user", spec={"replicas": number})
-        elif number == 4:
-            arguments = [f"--seed={self._chance.randint(0, 9)}"]
-            self.api.edit(name, "user", spec={"engine": {"type": "Simulated", "args": arguments}})
-        elif number == 5:
-            self.api.edit(name, "user", spec={"parallelism": {"tensor": self._chance.choice((1, 2, 4, 8))}})
-        else:
-            self.api.edit(name, "user", spec={"rollout": self._chance.choice(_ROLLOUTS)})
-
-    async def edit_agents(self, number: int) -> None:
-        """The user changes the AgentPool."""
-        name: Name = ("AgentPool", NAMESPACE, "coder")
-        if self.api.find(*name) is None:
-            self.make_agents()
-        elif number == 7:
-            self.api.begin_deletion(name, "user")
-        else:
-            self.make_agents(most=1 + number % 3, mode=("Auto", "DryRun", "Off")[number // 3], explorer=number != 5)
-
-    async def fail_pod(self, number: int) -> None:
-        """An engine exits."""
-        running = [p for p in self.cluster.pods() if p["status"].get("phase") == "Running"]
-        if running:
-            self.cluster.fail(running[number % len(running)])
-
-    async def delete_pod(self, number: int) -> None:
-        """Somebody deletes a pod by hand."""
-        pods = [p for p in self.cluster.pods() if not p["metadata"].get("deletionTimestamp")]
-        if pods:
-            self.api.begin_deletion(identity(pods[number % len(pods)]), "user")
-
-    async def lose_node(self, number: int) -> None:
-        """A kubelet stops."""
-        self.cluster.lose(f"fast-{number % 4}")
-
-    async def bring_nodes_back(self, _: int) -> None:
+    def bring_nodes_back(self) -> None:
         """All nodes are there again."""
         for number in range(4):
             if self.api.find("Node", "", f"fast-{number}") is None:
@@ -160,46 +84,15 @@ class SimulatedWorld:
             else:
                 self.cluster.bring_back(f"fast-{number}")
 
-    async def crash_engines(self, number: int) -> None:
-        """The engines of a pool exit at their start, or do no longer."""
-        name = ("solo", "coder-primary")[number % 2]
-        self.cluster.crashing ^= {name}
-
-    async def ask_engines(self, number: int) -> None:
-        """Requests come to engines that are ready and routable."""
-        for pod in self.cluster.pods():
-            ready = any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
-            if ready and pod["metadata"]["labels"].get(labels.ROUTABLE) == "true":
-                self.cluster.requests[pod["metadata"]["uid"]] = number
-
-    async def change_metrics(self, number: int) -> None:
-        """Prometheus goes, comes back, or tells nonsense."""
-        self.measurer.mode = ("quiet", "wild", "down")[number % 3]
-
-    async def meddle(self, number: int) -> None:
-        """Somebody changes what the operator owns."""
-        kind = ("Pod", "Service", "PrefillPool", "KVCacheTier")[number % 4]
-        found = [m for m in self.api.all(kind) if not m["metadata"].get("deletionTimestamp")]
-        if not found:
-            return
-        victim = identity(found[number % len(found)])
-        if kind == "Pod":
-            tags = {labels.ROUTABLE: "maybe", labels.REVISION: "mine"}
-            self.api.edit(victim, "user", metadata={"labels": tags})
-        elif kind == "Service":
-            self.api.edit(victim, "user", spec={"selector": {"everything": "mine"}})
-        else:
-            self.api.begin_deletion(victim, "user")
-
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def calm_down(self, limit: float = 1200.0) -> None:
         """Nothing goes wrong any more; time passes until nothing happens. Raises AssertionError if that never comes."""
-        self._troubles.clear()
-        self._requests_to_death = None
+        self.troubles.clear()
+        self.requests_to_death = None
         self.cluster.crashing.clear()
         self.measurer.mode = "quiet"
-        await self.bring_nodes_back(0)
+        self.bring_nodes_back()
         ends, swept = self.cluster.now + limit, 0.0
         quiet = 0
         while quiet < 45:
@@ -208,10 +101,10 @@ class SimulatedWorld:
             self.cluster.tick()
             if self.operator is not None:
                 self.operator.deliver(100_000)
-            await self.work(7)
+            await self.work(128)
             if self.cluster.now - swept > 120:
                 swept = self.cluster.now
-                await self.sweep(0)
+                await self.sweep()
             quiet = quiet + 1 if len(self.writes) == before and not self.cluster.busy() else 0
             assert self.cluster.now < ends, f"not quiet after {limit:g} s: {self._last_writes()}"
 
@@ -289,12 +182,12 @@ class SimulatedWorld:
 
     def _trouble(self, verb: str, name: Name) -> KubeError | None:
         del verb, name
-        if self._requests_to_death is not None:
-            if self._requests_to_death == 0:
-                self._requests_to_death = None
+        if self.requests_to_death is not None:
+            if self.requests_to_death == 0:
+                self.requests_to_death = None
                 raise Killed
-            self._requests_to_death -= 1
-        return self._troubles.pop() if self._troubles else None
+            self.requests_to_death -= 1
+        return self.troubles.pop() if self.troubles else None
 
     def _complaints(self, wire: Manifest) -> list[str]:
         kind, _, name = identity(wire)
@@ -312,30 +205,3 @@ class SimulatedWorld:
 
     def _last_writes(self) -> str:
         return ", ".join(f"{c.by} {'/'.join(identity(c.manifest))}" for c in self.writes[-8:])
-
-
-_ROLLOUTS = (
-    {"maxSurge": 1, "maxUnavailable": 0},
-    {"maxSurge": 0, "maxUnavailable": 1},
-    {"maxSurge": 2, "maxUnavailable": 1},
-)
-ACTIONS: dict[str, Callable[[SimulatedWorld, int], Awaitable[None]]] = {
-    "let_time_pass": SimulatedWorld.let_time_pass,
-    "deliver": SimulatedWorld.deliver,
-    "work": SimulatedWorld.work,
-    "lose_events": SimulatedWorld.lose_events,
-    "repeat_event": SimulatedWorld.repeat_event,
-    "sweep": SimulatedWorld.sweep,
-    "kill": SimulatedWorld.kill,
-    "trouble": SimulatedWorld.trouble,
-    "edit_pool": SimulatedWorld.edit_pool,
-    "edit_agents": SimulatedWorld.edit_agents,
-    "fail_pod": SimulatedWorld.fail_pod,
-    "delete_pod": SimulatedWorld.delete_pod,
-    "lose_node": SimulatedWorld.lose_node,
-    "bring_nodes_back": SimulatedWorld.bring_nodes_back,
-    "crash_engines": SimulatedWorld.crash_engines,
-    "ask_engines": SimulatedWorld.ask_engines,
-    "change_metrics": SimulatedWorld.change_metrics,
-    "meddle": SimulatedWorld.meddle,
-}
