@@ -18,6 +18,7 @@ async def lived(seed: int, steps: Sequence[tuple[str, int]]) -> SimulatedWorld:
     world = SimulatedWorld(seed)
     for action, number in steps:
         await ACTIONS[action](world, number)
+    world.measurer.mode = "quiet"
     await world.calm_down()
     return world
 

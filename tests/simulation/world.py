@@ -26,10 +26,11 @@ class BrokenPromise(AssertionError):
 class SimulatedWorld:
     """A world of four GPU nodes of class fast, two of class small, two for tiers. Deterministic by its seed.
 
-    requests_to_death: the operator dies at the request after so many. troubles: what its next requests are answered.
+    furnished: with an AgentPool and a pool of its own. requests_to_death: the operator dies at the request after so
+    many. troubles: what its next requests are answered.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, furnished: bool = True) -> None:
         self.chance = random.Random(seed)
         self.api = MemoryApi(lambda: self.cluster.now)
         self.cluster = Cluster(self.api, self.chance, START)
@@ -48,10 +49,12 @@ class SimulatedWorld:
         for name, product in (("fast", "fast"), ("small", "small")):
             devices = {"extendedResource": GPU, "perNode": 4}
             spec = {"family": "GPU", "preset": "h100", "nodeSelector": {"gpu": product}, "devices": devices}
+            spec["costPerNodeHour"] = "8"
             self._make("NodeClass", name, spec, namespace="")
         self._make("NodeClass", "storage", {"family": "CPU", "nodeSelector": {"gpu": "none"}}, namespace="")
-        self.make_agents()
-        self.make_pool()
+        if furnished:
+            self.make_agents()
+            self.make_pool()
 
     # --- the operator -------------------------------------------------------------------------------------------------
 
@@ -91,7 +94,6 @@ class SimulatedWorld:
         self.troubles.clear()
         self.requests_to_death = None
         self.cluster.crashing.clear()
-        self.measurer.mode = "quiet"
         self.bring_nodes_back()
         ends, swept = self.cluster.now + limit, 0.0
         quiet = 0
