@@ -25,12 +25,12 @@ async def test_a_rollout_that_cannot_start_says_so_and_cuts_nothing(world: World
         _serves_on(world, namespace)
         assert "ImageNotPulled rolling-decode-1 does not start" in world.events(namespace, "DecodePool", "rolling")
 
-        world.apply(changed(args=[*SLOW["args"], "--no-such-flag"]))
+        world.apply(changed(args=[*SLOW["args"], "--num-gpu-blocks-override=1"]))
         await world.until(lambda: _backs_off(world, namespace), "the next start of the crash loop is announced")
         degraded = condition(world.get("dp", "rolling", "-n", namespace), "Degraded")
         assert degraded["reason"] == "InstanceFailed"
         # The engine's own last words, although its pod and its log are gone.
-        assert "--no-such-flag" in degraded["message"]
+        assert "does not fit the KV cache of" in degraded["message"]
         assert "take the last change of the spec back" in degraded["message"]
         _serves_on(world, namespace)
 

@@ -63,7 +63,7 @@ async def edit_pool(world: SimulatedWorld, number: int) -> None:
     elif number < 4:
         world.api.edit(name, "user", spec={"replicas": number})
     elif number == 4:
-        arguments = [f"--seed={world.chance.randint(0, 9)}"]
+        arguments = [f"--max-num-seqs={world.chance.randint(1, 9)}"]
         world.api.edit(name, "user", spec={"engine": {"type": "Simulated", "args": arguments}})
     elif number == 5:
         world.api.edit(name, "user", spec={"parallelism": {"tensor": world.chance.choice((1, 2, 4, 8))}})

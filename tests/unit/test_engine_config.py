@@ -12,8 +12,9 @@ import sys
 import pytest
 
 from retinue.api.pool import KVPrecision, Precision
+from retinue.engines import simulated
 from retinue_emulator.engine.cli import engine_main, tier_main
-from retinue_emulator.engine.config import ConfigError, EngineRole, TierAddress, parse_engine, parse_tier
+from retinue_emulator.engine.config import ConfigError, EngineRole, TierAddress, engine_parser, parse_engine, parse_tier
 
 BASE = ["--role=prefill", "--model=kimi-k2.5", "--device=gb300", "--precision=NVFP4", "--tensor=4"]
 
@@ -101,6 +102,11 @@ def test_a_model_that_the_catalogue_lacks_can_be_described() -> None:
 def test_bad_arguments_are_refused_with_the_reason(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         parse_engine([*BASE, *arguments], {})
+
+
+def test_the_core_knows_the_same_options() -> None:
+    known = {name for action in engine_parser()._actions for name in action.option_strings}
+    assert known - {"-h", "--help"} == simulated.ENGINE_OPTIONS
 
 
 def test_a_rank_that_is_no_number_is_refused() -> None:

@@ -54,6 +54,11 @@ def unsupported(engine: EngineSpec) -> str | None:
     )
 
 
+def unknown_option(engine: EngineSpec) -> str | None:
+    """Which of the engine's arguments it does not have, in words; None where all are known or nobody can tell."""
+    return simulated.unknown_option(engine.args) if engine.type == EngineType.SIMULATED else None
+
+
 def command(launch: Launch) -> Command:
     """The command line of an engine.
 

@@ -1,7 +1,8 @@
 """The simulated engine and tier server: their command lines. They speak vLLM's API and metric names."""
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retinue.api.pool import Connector, ModelSpec, Parallelism
@@ -11,6 +12,16 @@ from retinue.version import VERSION
 DEFAULT_IMAGE = f"retinue/emulator:{VERSION}"
 ENGINE_COMMAND = ("retinue-emulator", "engine")
 TIER_COMMAND = ("retinue-emulator", "tier")
+# What its parser knows; a test holds the two together.
+ENGINE_OPTIONS = frozenset(
+    f"--{name}"
+    for name in (
+        *("role", "model", "model-facts", "served-model-name", "precision", "kv-precision", "context-window"),
+        *("tensor", "pipeline", "data", "expert", "context", "device", "device-facts", "devices"),
+        *("host-cache-bytes", "tier", "kv-connector", "max-num-seqs", "max-num-batched-tokens"),
+        *("num-gpu-blocks-override", "cold-start-seconds", "port", "host", "speed"),
+    )
+)
 
 
 def engine_args(
@@ -49,6 +60,18 @@ def engine_args(
     args.append(f"--kv-connector={connector}")
     args.append(f"--port={port}")
     return (*args, *extra)
+
+
+def unknown_option(args: Sequence[str]) -> str | None:
+    """The first argument that the engine would refuse to start with, in words; None if it knows them all."""
+    for number, argument in enumerate(args):
+        name = argument.partition("=")[0]
+        if name in ENGINE_OPTIONS or not argument.startswith("--"):
+            continue
+        nearest = difflib.get_close_matches(name, ENGINE_OPTIONS, n=1)
+        remedy = f"the nearest is {nearest[0]}" if nearest else f"it has {', '.join(sorted(ENGINE_OPTIONS))}"
+        return f"spec.engine.args[{number}]: the simulated engine has no option {name}: {remedy}"
+    return None
 
 
 def tier_args(*, capacity_bytes: int, port: int) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from retinue.api.kvcachetier import Medium
 from retinue.catalog.load import UnknownModel, model
 from retinue.conditions import ConditionType, Finding, Reason, find
-from retinue.engines.launch import unsupported
+from retinue.engines.launch import unknown_option, unsupported
 from retinue.pool.shape import InstanceShape, Misfit, instance_shape
 from retinue.pool.snapshot import PoolSnapshot
 
@@ -41,8 +41,12 @@ def admit(snapshot: PoolSnapshot) -> Admission:
 
 
 def _engine(snapshot: PoolSnapshot) -> Finding | None:
-    reason = unsupported(snapshot.pool.spec.engine)
-    return None if reason is None else Finding(ConditionType.VALID, False, Reason.NOT_SUPPORTED, reason)
+    engine = snapshot.pool.spec.engine
+    if (reason := unsupported(engine)) is not None:
+        return Finding(ConditionType.VALID, False, Reason.NOT_SUPPORTED, reason)
+    if (reason := unknown_option(engine)) is not None:
+        return Finding(ConditionType.VALID, False, Reason.UNKNOWN_OPTION, reason)
+    return None
 
 
 def _model(snapshot: PoolSnapshot) -> Finding | None:
