@@ -56,7 +56,7 @@ async def test_engines_have_devices_of_their_own_and_their_load_shows_on_these(w
     idle = sum(_values(world, namespace, "DCGM_FI_DEV_POWER_USAGE").values())
     await world.ready(namespace, "agentpool", "solo")
     async with client(world.base_url(namespace, "solo")) as agents:
-        streams = await begin(agents, 2, tokens=800)
+        streams = await begin(agents, 2, tokens=1500)
         await world.until(
             when(lambda: _busiest(world, namespace) >= 50),
             "GPUs are busy under load",

@@ -48,8 +48,7 @@ async def test_a_horizontal_pod_autoscaler_grows_a_pool_under_streams_and_shrink
         async with client(world.base_url(namespace, "solo")) as agents:
             streams = await begin(agents, 20, tokens=20_000)
             await world.replicas(namespace, "dp", "scaled", 3, timeout=120)
-            status = world.get("hpa", "scaled", "-n", namespace)["status"]
-            assert status["currentReplicas"] == 3
+            status = await world.until(lambda: _autoscaler_at(world, namespace, 3), "the autoscaler sees its work")
             assert {c["type"]: c["status"] for c in status["conditions"]}["ScalingActive"] == "True"
             assert not any(task.done() for task in streams)
             for task in streams:
@@ -81,6 +80,12 @@ def _example(namespace: str) -> list[Object]:
     pool["spec"]["engine"]["args"] = ["--speed=0.1", "--cold-start-seconds=0.1"]
     hpa["spec"]["behavior"] = {"scaleDown": {"stabilizationWindowSeconds": 0}}
     return objects
+
+
+async def _autoscaler_at(world: World, namespace: str, size: int) -> Object | None:
+    """The status of the HorizontalPodAutoscaler once it knows of this size."""
+    status = (await asyncio.to_thread(world.get, "hpa", "scaled", "-n", namespace))["status"]
+    return dict(status) if status.get("currentReplicas") == size else None
 
 
 async def _serving(world: World, namespace: str, kind: str, name: str, wanted: int) -> None:

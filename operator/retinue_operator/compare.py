@@ -48,7 +48,8 @@ def surplus(planned: Manifest, live: Manifest) -> frozenset[Difference]:
 
 
 def _compare(planned: Any, live: Any, path: str) -> Iterator[Difference]:
-    if _absent(planned) and _absent(live):
+    # Mostly all is as planned, and Python compares whole trees much faster than this function walks them.
+    if planned == live or (_absent(planned) and _absent(live)):
         return
     if isinstance(planned, Mapping) and isinstance(live, Mapping):
         for field, value in planned.items():

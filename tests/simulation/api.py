@@ -3,6 +3,8 @@
 It keeps to what plans rely on. Objects are never changed in place, so that readers may hold on to what they got.
 """
 
+import itertools
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,7 @@ from retinue_operator.resources import identity, resource_of
 
 Name = tuple[str, str, str]
 _MODELS = {model.kind_info.kind: model for model in KINDS}
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,12 @@ class MemoryApi:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._objects: dict[Name, Manifest] = {}
+        self._kinds: defaultdict[str, dict[Name, Manifest]] = defaultdict(dict)
         self._applied: dict[tuple[str, str], Manifest] = {}
         self._versions = 0
         self._uids = 0
+        # Uids are unique among all worlds of a process, as they are among all clusters.
+        self._number = next(_NUMBERS)
         self.trouble: Callable[[str, Name], KubeError | None] = lambda _verb, _name: None
         self.watch: Callable[[Change], None] = lambda _change: None
 
@@ -55,7 +61,8 @@ class MemoryApi:
 
     def all(self, kind: str) -> list[Manifest]:
         """All objects of a kind, by name."""
-        return [self._objects[name] for name in sorted(self._objects) if name[0] == kind]
+        found = self._kinds[kind]
+        return [found[name] for name in sorted(found)]
 
     def find(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """One object, or None."""
@@ -68,7 +75,11 @@ class MemoryApi:
         metadata = dict(manifest["metadata"])
         if before is None:
             self._uids += 1
-            metadata |= {"uid": f"uid-{self._uids}", "creationTimestamp": timestamp(self._clock()), "generation": 1}
+            metadata |= {
+                "uid": f"uid-{self._number}-{self._uids}",
+                "creationTimestamp": timestamp(self._clock()),
+                "generation": 1,
+            }
         else:
             kept = ("uid", "creationTimestamp", "generation")
             metadata |= {field: before["metadata"][field] for field in kept}
@@ -80,13 +91,14 @@ class MemoryApi:
         self._check(before, after)
         self._versions += 1
         metadata["resourceVersion"] = str(self._versions)
-        self._objects[name] = after
+        self._objects[name] = self._kinds[name[0]][name] = after
         self.watch(Change(self._clock(), by, before, after))
         return after
 
     def remove(self, name: Name, by: str = "user") -> None:
         """Takes an object away at once."""
         before = self._objects.pop(name)
+        del self._kinds[name[0]][name]
         self._versions += 1
         gone = {**before, "metadata": {**before["metadata"], "resourceVersion": str(self._versions)}}
         self.watch(Change(self._clock(), by, gone, None))

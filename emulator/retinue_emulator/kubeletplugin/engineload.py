@@ -46,10 +46,12 @@ class Sample:
 class LoadWindow:
     """The last samples of each engine container; `samples` of them make the mean, as DCGM averages over its interval.
 
+    At a look every three seconds that is some ten seconds.
+
     An engine that was not scraped last time has no load: it has just started, hangs, or is gone.
     """
 
-    def __init__(self, samples: int = 10) -> None:
+    def __init__(self, samples: int = 4) -> None:
         self._length = samples
         self._samples: dict[Holder, deque[Sample]] = {}
 

@@ -1,5 +1,6 @@
 """Reads the cache into the plain values that several snapshots share: classes, nodes, what pods hold, pools, tiers."""
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,14 +29,30 @@ class Fleet:
     holds: tuple[Hold, ...]
 
 
+# Models by uid and version, because one change wakes up many that read the same classes and pools. Models are frozen.
+_PARSED: OrderedDict[tuple[str, str], Model | None] = OrderedDict()
+_PARSED_LIMIT = 10_000
+
+
 def parse(model: type[_Kind], manifest: Manifest | None) -> _Kind | None:
     """The object as its model; None if it is gone, or if a newer or foreign writer made it unreadable."""
     if manifest is None:
         return None
+    metadata = manifest["metadata"]
+    key = (metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+    if key in _PARSED:
+        known = _PARSED[key]
+        if known is None or isinstance(known, model):
+            return known
     try:
-        return model.model_validate(manifest)
+        parsed = model.model_validate(manifest)
     except ValidationError:
-        return None
+        parsed = None
+    if all(key):
+        _PARSED[key] = parsed
+        if len(_PARSED) > _PARSED_LIMIT:
+            _PARSED.popitem(last=False)
+    return parsed
 
 
 def parse_all(model: type[_Kind], manifests: Iterable[Manifest]) -> dict[str, _Kind]:
