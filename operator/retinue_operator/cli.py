@@ -49,6 +49,7 @@ def run(
     gateway_url: Annotated[str | None, typer.Option(help=_help("gateway_url"))] = None,
     http_host: Annotated[str | None, typer.Option(help=_help("http_host"))] = None,
     http_port: Annotated[int | None, typer.Option(help=_help("http_port"))] = None,
+    debug_port: Annotated[int | None, typer.Option(help=_help("debug_port"))] = None,
     leader_election: Annotated[
         bool | None, typer.Option("--leader-election/--no-leader-election", help=_help("leader_election"))
     ] = None,

@@ -10,7 +10,7 @@ import structlog
 
 from retinue.plan import Key
 from retinue_operator.errors import one_line
-from retinue_operator.schedule import Pace, Schedule
+from retinue_operator.schedule import Entry, Pace, Schedule
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -63,6 +63,10 @@ class WorkQueue:
     def depth(self) -> int:
         """How many keys are due and wait for a worker."""
         return self._schedule.depth(self._now())
+
+    def entries(self) -> list[Entry[Key]]:
+        """What waits and runs at this moment."""
+        return self._schedule.entries(self._now())
 
     def busy(self) -> int:
         """How many handlers run."""

@@ -9,13 +9,14 @@ from typing import Any
 import aiohttp
 import structlog
 
-from retinue.plan import Manifest
+from retinue.plan import Key, Manifest
 from retinue_operator import preflight
 from retinue_operator.access import Access, AccessError
 from retinue_operator.apply import Applier
 from retinue_operator.cache import Cache
 from retinue_operator.client import KubeClient
 from retinue_operator.controller import Controller, World
+from retinue_operator.debug import DebugServer, Tells
 from retinue_operator.dispatch import Dispatcher
 from retinue_operator.events import Recorder
 from retinue_operator.health import Check, Heartbeat
@@ -27,6 +28,7 @@ from retinue_operator.preflight import Exit, StartError
 from retinue_operator.queue import WorkQueue
 from retinue_operator.reconciler import Reconciler
 from retinue_operator.resources import WATCHED
+from retinue_operator.schedule import Entry
 from retinue_operator.settings import Settings
 from retinue_operator.source import Source
 from retinue_operator.status import StatusWriter
@@ -185,6 +187,25 @@ class Runtime:
         stack.push_async_callback(probes.stop)
         self.probes = probes
         _LOG.info("probes served", host=self.settings.http_host, port=probes.port)
+        if self.settings.debug_port:
+            await self._serve_debug(stack)
+
+    async def _serve_debug(self, stack: AsyncExitStack) -> None:
+        tellers = [controller for controller in self._controllers if isinstance(controller, Tells)]
+        kinds = [resource.kind for resource in WATCHED]
+        debug = DebugServer(self.settings.debug_port, self._entries, self.cache, kinds, tellers)
+        try:
+            await debug.start()
+        except OSError as error:
+            where = f"127.0.0.1:{self.settings.debug_port}"
+            raise StartError(
+                f"cannot listen on {where}: {error.strerror}; choose another --debug-port", Exit.USAGE
+            ) from error
+        stack.push_async_callback(debug.stop)
+        _LOG.info("debug pages served", port=debug.port)
+
+    def _entries(self) -> list[Entry[Key]]:
+        return self._queue.entries() if self._queue is not None else []
 
     def _depth(self) -> float:
         return self._queue.depth() if self._queue is not None else 0

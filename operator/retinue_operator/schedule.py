@@ -19,6 +19,16 @@ class Pace:
     max_delay: float = 60.0
 
 
+@dataclass(frozen=True)
+class Entry(Generic[K]):
+    """A key that waits, runs, or both. `due_in` in seconds, None if it only runs; failures in a row."""
+
+    key: K
+    running: bool
+    due_in: float | None
+    failures: int
+
+
 class Schedule(Generic[K]):
     """The state of a keyed work queue; all times are seconds on one clock that the caller reads.
 
@@ -87,6 +97,15 @@ class Schedule(Generic[K]):
     def depth(self, now: float) -> int:
         """How many keys wait although they are due."""
         return sum(1 for key, due in self._due.items() if due <= now and key not in self._running)
+
+    def entries(self, now: float) -> list[Entry[K]]:
+        """All keys that run or wait, those that are due first at the beginning."""
+        found = [
+            Entry(key, key in self._running, None if due is None else due - now, self._failures.get(key, 0))
+            for key in {*self._due, *self._running}
+            for due in [self._due.get(key)]
+        ]
+        return sorted(found, key=lambda entry: (not entry.running, entry.due_in or 0.0, str(entry.key)))
 
     @property
     def running(self) -> frozenset[K]:

@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     gateway_url: str | None = Field(None, description="Base URL of the gateway, shown as endpoint in status.")
     http_host: str = Field("0.0.0.0", description="Address of /livez, /readyz and /metrics.")
     http_port: int = Field(8080, ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0 = any free one.")
+    debug_port: int = Field(0, ge=0, le=65535, description="Port of /debug on 127.0.0.1; 0 = no such pages.")
     leader_election: bool = Field(True, description="Run only while holding the lease.")
     lease_name: str = Field("retinue-operator", description="Name of the Lease.")
     lease_namespace: str = Field(default_factory=_own_namespace, description="Namespace of the Lease.")

@@ -1,7 +1,7 @@
 """Reconciles AgentPools: children as specified at every change, one autoscaling decision per evaluation interval."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Evaluation:
     decision: Decision
     state: State
     measured: Measurements
+    record: history.Record
 
 
 class DecisionMetrics:
@@ -84,6 +85,10 @@ class AgentPoolController:
         self._measurer = measurer
         self._evaluations: dict[Key, Evaluation] = {}
         self._metrics: DecisionMetrics | None = None
+
+    def tell(self) -> Mapping[str, str]:
+        """The last evaluation of each AgentPool, as in the history file."""
+        return {str(key): history.write(last.record) for key, last in sorted(self._evaluations.items(), key=_named)}
 
     def keys_for(self, kind: str, obj: Manifest) -> Iterable[Key]:
         """Its children and their pods; pools and tiers that it refers to live in its namespace."""
@@ -132,12 +137,16 @@ class AgentPoolController:
         if self._metrics is None:
             self._metrics = DecisionMetrics(world.metrics)
         self._metrics.observe(key, decision)
+        record = history.Record(now, inputs, state, decision)
         if world.settings.history_file is not None:
-            record = history.write(history.Record(now, inputs, state, decision))
-            await keep_record(world.settings.history_file, record)
-        evaluation = Evaluation(now, decision, decision.state, snapshot.measured or Measurements())
+            await keep_record(world.settings.history_file, history.write(record))
+        evaluation = Evaluation(now, decision, decision.state, snapshot.measured or Measurements(), record)
         self._evaluations[key] = evaluation
         return evaluation
+
+
+def _named(entry: tuple[Key, Evaluation]) -> str:
+    return str(entry[0])
 
 
 async def keep_record(path: Path, line: str) -> None:
