@@ -36,6 +36,8 @@ def _run(work: Coroutine[object, object, T]) -> T:
         return runner.run(work)
 
 
+# Before pytest-xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With pytest-xdist (-n 2 --dist loadgroup) tests of one cluster share a worker; the others go where there is room.
 
