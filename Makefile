@@ -38,7 +38,7 @@ demo: binaries ## the whole product on this machine; KEEP=1 leaves the cluster u
 
 test: binaries ## all tests that need no container engine, side by side; TESTS=tests/unit runs a part
 	@$(BIN)/retinue-emulator loopback build helm4 helm3 >/dev/null
-	@$(BIN)/python -m pytest $(or $(TESTS),-n auto --dist loadgroup)
+	@$(BIN)/python -m pytest $(or $(TESTS),-n auto)
 
 e2e: $(READY) ## everything on a kind cluster, or on that of KUBECONFIG; E2E_ARGS="--keep -- -k drain"
 	@$(BIN)/python e2e $(E2E_ARGS)

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from retinue_emulator.loopback import ClusterAccess, ControlPlane, LoopbackError, PrometheusServer, ensure_tools
 from retinue_operator.settings import DEFAULT_NAMESPACE
 
+from .sidebyside import OneWorkerPerCluster
+
 _LOGGER = logging.getLogger(__name__)
-_TESTS = Path(__file__).resolve().parent
-_CRDS = _TESTS.parent / "crds"
-_GROUPS = {"component": "component", "crd": "chart", "chart": "chart"}
+_CRDS = Path(__file__).resolve().parent.parent / "crds"
 _EXTERNAL = "RETINUE_KUBECONFIG"
 _FAILED = pytest.StashKey[bool]()
 _KEPT_LOGS = pytest.StashKey[list[Path]]()
@@ -36,17 +38,10 @@ def _run(work: Coroutine[object, object, T]) -> T:
         return runner.run(work)
 
 
-# Before pytest-xdist reads the groups.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist (-n 2 --dist loadgroup) tests of one cluster share a worker; the others go where there is room.
-
-    The component tests stay together, because their last one judges what all of them have done.
-    """
-    for item in items:
-        folder = item.path.relative_to(_TESTS).parts[0]
-        if folder in _GROUPS:
-            item.add_marker(pytest.mark.xdist_group(_GROUPS[folder]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """With -n, tests of one cluster share a worker."""
+    return OneWorkerPerCluster(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

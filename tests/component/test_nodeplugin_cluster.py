@@ -52,9 +52,14 @@ def name(namespace: str) -> str:
 
 @asynccontextmanager
 async def plugin(
-    kubeconfig: Path, nodes: Inventory, *, speed: float = SPEED, keep: bool = False
+    kubeconfig: Path,
+    nodes: Inventory,
+    *,
+    speed: float = SPEED,
+    keep: bool = False,
+    address_range: str | None = None,
 ) -> AsyncIterator[NodePlugin]:
-    settings = PluginSettings(speed=speed, http_port=0, keep=keep)
+    settings = PluginSettings(speed=speed, http_port=0, keep=keep, address_range=address_range)
     async with NodePlugin(nodes, kubeconfig=kubeconfig, settings=settings) as running:
         yield running
         assert running.failure is None
@@ -397,6 +402,26 @@ async def test_a_restarted_plugin_takes_its_nodes_and_pods_over(
         assert after["metadata"]["uid"] == before["metadata"]["uid"]
         assert after["metadata"]["annotations"] == before["metadata"]["annotations"]
         assert (await kube.get("node", f"{name}-0"))["metadata"]["uid"] == node["metadata"]["uid"]
+        assert await models(after["status"]["podIP"]) == 200
+
+
+async def test_a_plugin_that_finds_its_addresses_taken_takes_its_pods_over_to_others(
+    emulator_kubeconfig: Path, kube: Kube, namespace: str, name: str
+) -> None:
+    async with plugin(emulator_kubeconfig, inventory(name), keep=True) as first:
+        await kube.apply(engine(namespace, name))
+        before = await kube.until(("pod", "e"), is_ready)
+    taken = first.address_range
+    async with (
+        plugin(emulator_kubeconfig, inventory(f"{name}b"), address_range=taken),
+        plugin(emulator_kubeconfig, inventory(name)) as second,
+    ):
+        assert second.address_range != taken
+        after = await kube.until(("pod", "e"), lambda item: is_ready(item) and container(item)["restartCount"] == 1)
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        for addresses in ("hostIPs", "podIPs"):
+            (address,) = after["status"][addresses]
+            assert address not in before["status"][addresses]
         assert await models(after["status"]["podIP"]) == 200
 
 

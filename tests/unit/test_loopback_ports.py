@@ -2,12 +2,14 @@
 
 import random
 import socket
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retinue_emulator.loopback.ports import HOST, candidate_ports, ephemeral_range, is_free, pick_ports
+from retinue_emulator.loopback.ports import HOST, candidate_ports, claim, ephemeral_range, is_free, pick_ports
 
 
 @given(low=st.integers(1, 65535), size=st.integers(0, 65535))
@@ -40,6 +42,22 @@ def test_a_port_somebody_listens_on_is_not_free() -> None:
 def test_taken_ports_are_passed_over() -> None:
     ports = pick_ports(2, candidates=range(100, 104), free=lambda port: port % 2 == 0, rng=random.Random(1))
     assert sorted(ports) == [100, 102]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ports are claimed on Linux only")
+def test_what_another_process_chose_is_passed_over_while_it_runs() -> None:
+    code = f"from {claim.__module__} import pick_ports; print(*pick_ports(1), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        assert is_free(port)
+        assert not claim(port)
+        other.stdin.close()
+    assert claim(port)
+    assert not claim(port)
 
 
 def test_two_choosers_rarely_meet() -> None:

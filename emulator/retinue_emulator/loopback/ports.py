@@ -2,6 +2,7 @@
 
 import random
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ _RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _DEFAULT_EPHEMERAL = (32768, 60999)
 _LOWEST = 20000
 _FEWEST_CANDIDATES = 1000
+_CLAIMS: list[socket.socket] = []
 
 
 def ephemeral_range() -> tuple[int, int]:
@@ -47,16 +49,35 @@ def is_free(port: int) -> bool:
     return True
 
 
+def claim(port: int) -> bool:
+    """Whether the port is free and was not chosen here before, by this process or one that still runs; now it is.
+
+    The claim is an abstract Unix socket, which the kernel takes back when the process ends; only Linux has them.
+    """
+    if not is_free(port):
+        return False
+    if sys.platform != "linux":
+        return True
+    claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claimed.bind(f"\0retinue-port-{port}")
+    except OSError:
+        claimed.close()
+        return False
+    _CLAIMS.append(claimed)
+    return True
+
+
 def pick_ports(
     count: int,
     *,
     candidates: range | None = None,
-    free: Callable[[int], bool] = is_free,
+    free: Callable[[int], bool] = claim,
     rng: random.Random | None = None,
 ) -> list[int]:
-    """`count` distinct free ports in random order, so that processes starting together rarely choose the same.
+    """`count` distinct free ports in random order, claimed from others that choose here (see `claim`).
 
-    A port may still be taken before it is used: whoever starts a server must be ready to choose again.
+    Somebody else may still take one before it is used: whoever starts a server should be ready to choose again.
     Raises OSError when there are not enough free ports.
     """
     ports = list(candidates if candidates is not None else candidate_ports(ephemeral_range()))

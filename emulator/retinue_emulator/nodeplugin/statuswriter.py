@@ -103,9 +103,10 @@ class StatusWriter:
             written = self._transitions.get(condition["type"])
             if written is not None and written["status"] == condition["status"]:
                 condition["lastTransitionTime"] = written["lastTransitionTime"]
-        if "podIPs" in status:
-            # podIPs is merged by address: without the directive, an address of an earlier life would stay.
-            status["podIPs"] = [{"$patch": "replace"}, *status["podIPs"]]
+        for addresses in ("hostIPs", "podIPs"):
+            if addresses in status:
+                # Merged by address: without the directive, an address of an earlier life would stay.
+                status[addresses] = [{"$patch": "replace"}, *status[addresses]]
         annotations = self._annotations()
         return {"metadata": {"annotations": annotations} if annotations else {}, "status": status}
 
