@@ -212,6 +212,14 @@ def epoch(text: str) -> float:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
+def epoch_or_none(text: str | None) -> float | None:
+    """The same for what anybody may have written: None where it is no time."""
+    try:
+        return epoch(text) if text else None
+    except ValueError:
+        return None
+
+
 def merge(previous: Iterable[Condition], findings: Iterable[Finding], generation: int, now: float) -> list[Condition]:
     """The new list of conditions, ordered by type: only a flip of the status moves lastTransitionTime.
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Awaitable, Callable
 
+from pydantic import ValidationError
+
 from retinue.api import labels
+from retinue.plan import Manifest
 from retinue_operator.errors import ApiDown, Conflict, Throttled
 from retinue_operator.resources import identity
 
 from .api import Name
-from .cluster import NAMESPACE
+from .cluster import GPU, NAMESPACE
 from .world import SimulatedWorld
 
 _DURATIONS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 90.0)
@@ -136,6 +139,32 @@ async def meddle(world: SimulatedWorld, number: int) -> None:
         world.api.begin_deletion(victim, "user")
 
 
+async def scribble_on_pod(world: SimulatedWorld, number: int) -> None:
+    """Somebody writes nonsense into annotations and labels of a pod."""
+    pods = [pod for pod in world.cluster.pods() if not pod["metadata"].get("deletionTimestamp")]
+    if pods:
+        metadata = world.chance.choice(_POD_NONSENSE)
+        world.api.edit(identity(pods[number % len(pods)]), "user", metadata=metadata)
+
+
+async def scribble_on_node(world: SimulatedWorld, number: int) -> None:
+    """A node says odd things about itself."""
+    name: Name = ("Node", "", f"fast-{number % 4}")
+    if world.api.find(*name) is not None:
+        world.api.edit(name, "kubelet", **world.chance.choice(_NODE_NONSENSE))
+
+
+async def scribble_on_status(world: SimulatedWorld, number: int) -> None:
+    """Somebody else writes a status, or wipes it."""
+    kind = ("DecodePool", "PrefillPool", "AgentPool", "KVCacheTier", "NodeClass")[number % 5]
+    for found in world.api.all(kind):
+        status = world.chance.choice(_STATUS_NONSENSE)
+        try:
+            world.api.write({**found, "status": status}, "user")
+        except ValidationError:
+            continue  # The API server would not take it either.
+
+
 async def work(world: SimulatedWorld, number: int) -> None:
     """The operator does what is due; without one, a new one starts."""
     await world.work(2**number)
@@ -151,11 +180,40 @@ async def bring_nodes_back(world: SimulatedWorld, _: int) -> None:
     world.bring_nodes_back()
 
 
+_POD_NONSENSE: tuple[dict[str, dict[str, str]], ...] = (
+    {"annotations": {labels.DRAIN_STARTED: "soon"}},
+    {"annotations": {labels.DRAIN_STARTED: "2099-01-01T00:00:00Z"}},
+    {"annotations": {labels.DRAIN_STARTED: ""}},
+    {"annotations": {labels.DOMAIN: "the moon"}},
+    {"annotations": {labels.TEMPLATE: "another"}},
+    {"annotations": {labels.SPEC_HASH: "another"}},
+    {"labels": {labels.RANK: "first"}},
+    {"labels": {labels.NODE_CLASS: "lost"}},
+    {"labels": {labels.INSTANCE: "another-9"}},
+)
+_NODE_NONSENSE: tuple[dict[str, Manifest], ...] = (
+    {"status": {"allocatable": {GPU: "many"}}},
+    {"status": {"allocatable": {GPU: "-4"}}},
+    {"status": {"allocatable": {GPU: "1e12"}}},
+    {"status": {"conditions": []}},
+    {"status": {"conditions": [{"type": "Ready", "status": "Perhaps"}]}},
+    {"spec": {"taints": [{"key": "a/b", "effect": "NoSchedule"}]}},
+    {"metadata": {"labels": {"topology.kubernetes.io/rack": ""}}},
+)
+_STATUS_NONSENSE: tuple[Manifest, ...] = (
+    {},
+    {"replicas": 99, "readyReplicas": 99, "observedGeneration": 99},
+    {"conditions": [{"type": "Ready", "status": "True", "reason": "Mine", "message": "all is well"}]},
+    {"instances": [{"name": "ghost-9", "phase": "Ready", "revision": "none", "restarts": 50}]},
+    {"costPerHour": "-1", "sessions": {"open": 7}},
+)
+
 ACTIONS: dict[str, Callable[[SimulatedWorld, int], Awaitable[None]]] = {
     action.__name__: action
     for action in (
         *(let_time_pass, deliver, work, lose_events, repeat_event, sweep, kill, trouble),
         *(edit_pool, edit_agents, meddle, delete_pod, ask_engines, change_metrics),
+        *(scribble_on_pod, scribble_on_node, scribble_on_status),
         *(fail_pod, crash_engines, lose_node, bring_nodes_back),
     )
 }

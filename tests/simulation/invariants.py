@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from retinue.api import AgentPool, DecodePool, PrefillPool, labels
 from retinue.api.units import seconds
-from retinue.conditions import epoch
 from retinue.plan import Manager, Manifest
 from retinue.pool.drain import DRAIN_SETTLE_SECONDS
 from retinue.pool.snapshot import PodView, pod_view
@@ -60,7 +59,7 @@ def a_serving_instance_ends_only_drained(moment: Moment) -> bool:
         return True
     if pod.drain_started is None or pod.routable:
         return False
-    elapsed = moment.cluster.now - epoch(pod.drain_started)
+    elapsed = moment.cluster.now - pod.drain_started
     idle = moment.cluster.requests.get(pod.uid, 0) == 0 and elapsed >= DRAIN_SETTLE_SECONDS
     return idle or elapsed >= seconds(pool.spec.drain.timeout)
 

@@ -82,10 +82,8 @@ class SimulatedWorld:
     def bring_nodes_back(self) -> None:
         """All nodes are there again."""
         for number in range(4):
-            if self.api.find("Node", "", f"fast-{number}") is None:
-                self.api.write(gpu_node(f"fast-{number}", "fast", f"r{number // 2}"))
-            else:
-                self.cluster.bring_back(f"fast-{number}")
+            self.cluster.bring_back(f"fast-{number}")
+            self.api.write(gpu_node(f"fast-{number}", "fast", f"r{number // 2}"))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -196,11 +194,12 @@ class SimulatedWorld:
         status, spec = wire.get("status") or {}, wire["spec"]
         conditions = {c["type"]: c for c in status.get("conditions") or []}
         ready = conditions.get(ConditionType.READY, {})
+        if conditions.get(ConditionType.PLACED, {}).get("reason") == Reason.NO_FIT:
+            return []  # All is said and nothing can be done.
         if ready.get("status") == "True" or (kind != "AgentPool" and spec.get("replicas") == 0):
             wanted = spec.get("replicas", 1)
             counts = (status.get("replicas"), status.get("readyReplicas"))
-            full = conditions.get(ConditionType.PLACED, {}).get("reason") == Reason.NO_FIT
-            if kind in ("PrefillPool", "DecodePool") and counts != (wanted, wanted) and not full:
+            if kind in ("PrefillPool", "DecodePool") and counts != (wanted, wanted):
                 return [f"{kind} {name} has {counts}, wanted {wanted}"]
             return []
         return [f"{kind} {name} is not Ready: {ready.get('reason')} {ready.get('message')}"]

@@ -12,7 +12,7 @@ from typing import Any
 from retinue.api import DecodePool, KVCacheTier, NodeClass, PrefillPool, labels
 from retinue.api.types import Toleration
 from retinue.api.units import seconds
-from retinue.conditions import epoch, timestamp
+from retinue.conditions import timestamp
 from retinue.nodeclass.claims import TEMPLATE_KIND, template_from, template_names
 from retinue.nodeclass.nodes import Hold, Node, Taint, holds_from, is_gated, tolerated
 from retinue.nodeclass.resolve import ResolvedClass, resolve
@@ -101,7 +101,7 @@ class FakeWorld:
 
     def snapshot(self) -> PoolSnapshot:
         views = tuple(pod_view(pod) for _, pod in sorted(self.pods.items()))
-        draining = {view.instance for view in views if view.drain_started}
+        draining = {view.instance for view in views if view.drain_started is not None}
         return PoolSnapshot(
             kind=PoolKind.PREFILL if isinstance(self.pool, PrefillPool) else PoolKind.DECODE,
             pool=self.pool,
@@ -457,8 +457,8 @@ def _deletes_whole_instances_that_may_go(
         complete = len(views) == int(_environment(world.pods[views[0].name])["RETINUE_WORLD_SIZE"])
         if not _healthy(views) or not complete:
             continue
-        assert all(view.drain_started and not view.routable for view in views), f"{name} is deleted undrained"
-        elapsed = world.now - epoch(views[0].drain_started or "")
+        assert all(view.drain_started is not None and not view.routable for view in views), f"{name} is deleted undrained"
+        elapsed = world.now - (views[0].drain_started or 0.0)
         timeout = seconds(snapshot.pool.spec.drain.timeout)
         idle = snapshot.in_flight.get(name) == 0 and elapsed >= DRAIN_SETTLE_SECONDS
         assert idle or elapsed >= timeout, f"{name} is deleted while it serves"

@@ -166,8 +166,8 @@ def build_pod(
 def build_marks(snapshot: PoolSnapshot, pod: PodView, drain_started: str | None) -> Manifest:
     """What must be true of a live pod's labels: whose it is, and whether it is routable.
 
-    It is not routable since `drain_started`; None means that it does not drain. The labels that name the pod's place
-    are written with it, so that what somebody else changed in them is put right: routers select on them.
+    It is not routable since `drain_started`; None means that it does not, or no longer, drain. The labels that name the
+    pod's place are written with it, so that what somebody else changed in them is put right: routers select on them.
     """
     metadata: Manifest = {
         "name": pod.name,
@@ -180,8 +180,9 @@ def build_marks(snapshot: PoolSnapshot, pod: PodView, drain_started: str | None)
             labels.ROUTABLE: "true" if drain_started is None else "false",
         },
     }
-    if drain_started is not None:
-        metadata["annotations"] = {labels.DRAIN_STARTED: drain_started}
+    if drain_started is not None or pod.drain_started is not None:
+        # To name it no longer would leave an annotation that somebody else wrote.
+        metadata["annotations"] = {labels.DRAIN_STARTED: drain_started or ""}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from retinue.api.pool import InstancePhase, InstanceStatus
-from retinue.conditions import epoch
+from retinue.conditions import epoch_or_none
 from retinue.nodeclass.nodes import Node
 from retinue.pool.containers import Obstacle
 from retinue.pool.snapshot import PodView
@@ -145,7 +145,8 @@ def _instance(
     pods = tuple(sorted(pods, key=lambda pod: pod.rank))
     node_class = pods[0].node_class if pods else (record.node_class or "" if record else "")
     wanted = expected.get(node_class, max(len(pods), 1))
-    draining = next((pod.drain_started for pod in pods if pod.drain_started), None)
+    draining = min((pod.drain_started for pod in pods if pod.drain_started is not None), default=None)
+    restarted = epoch_or_none(record.last_restart) if record else None
     going = bool(pods) and all(pod.deleting for pod in pods)
     lost = next((lost_nodes[pod.node] for pod in pods if pod.node is not None and pod.node in lost_nodes), None)
     failure = None if going or lost else _failure(pods, wanted, now)
@@ -159,8 +160,9 @@ def _instance(
         node_class=node_class,
         phase=_phase(pods, wanted, draining is not None, going, _awaits_restart(record) and not lost),
         restarts=record.restarts if record else 0,
-        last_restart=epoch(record.last_restart) if record and record.last_restart else 0.0,
-        drain_started=epoch(draining) if draining else None,
+        # What lies ahead was written by somebody else, or before a clock was set back: nothing waits for it.
+        last_restart=min(restarted or 0.0, now),
+        drain_started=None if draining is None else min(draining, now),
         failure=failure,
         lost=None if going else lost,
         unhealthy=None if going or lost else _unhealthy(pods),

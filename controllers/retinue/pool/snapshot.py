@@ -1,5 +1,6 @@
 """Everything that planning one pool reads, as plain values."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from enum import StrEnum
 
 from retinue.api import DecodePool, KVCacheTier, PrefillPool, labels
 from retinue.api.decodepool import Serves
-from retinue.conditions import epoch
+from retinue.conditions import epoch, epoch_or_none
 from retinue.nodeclass.claims import ClaimTemplate, template_names
 from retinue.nodeclass.nodes import Hold, Node, is_gated
 from retinue.nodeclass.resolve import ResolvedClass
@@ -27,6 +28,7 @@ class PoolKind(StrEnum):
 class PodView:
     """One pod of a pool. `created` and `unschedulable_since` in seconds since the epoch.
 
+    drain_started: the same, and infinite where the annotation is there but tells no time.
     unhealthy: which of its devices the kubelet reports as broken, in words; empty where it reports none.
     obstacle: what keeps its containers from being started. unready_since: when it stopped being ready, None for one
     that is ready or never was.
@@ -44,7 +46,7 @@ class PodView:
     deleting: bool
     gated: bool
     node: str | None
-    drain_started: str | None
+    drain_started: float | None
     routable: bool
     created: float
     unschedulable_since: float | None = None
@@ -120,7 +122,7 @@ def pod_view(manifest: Manifest) -> PodView:
         deleting=meta.get("deletionTimestamp") is not None,
         gated=is_gated(spec),
         node=spec.get("nodeName"),
-        drain_started=notes.get(labels.DRAIN_STARTED),
+        drain_started=_drain_started(notes.get(labels.DRAIN_STARTED)),
         routable=tags.get(labels.ROUTABLE) == "true",
         created=epoch(meta["creationTimestamp"]) if meta.get("creationTimestamp") else 0.0,
         unschedulable_since=epoch(since) if waiting and since else None,
@@ -131,6 +133,18 @@ def pod_view(manifest: Manifest) -> PodView:
         unhealthy=_unhealthy(status),
         claim_templates=template_names(spec),
     )
+
+
+def drains(manifest: Manifest) -> bool:
+    """Whether a pod is marked as draining: it has the annotation, and not an empty one."""
+    return bool((manifest["metadata"].get("annotations") or {}).get(labels.DRAIN_STARTED))
+
+
+def _drain_started(note: str | None) -> float | None:
+    if not note:
+        return None
+    started = epoch_or_none(note)
+    return math.inf if started is None else started
 
 
 def _unready_since(ready: Manifest, status: Manifest) -> float | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from retinue.api.pool import InstancePhase, InstanceStatus
-from retinue.conditions import ConditionType, Finding, Reason, epoch, timestamp
+from retinue.conditions import ConditionType, Finding, Reason, epoch_or_none, timestamp
 from retinue.plan import Event, EventType
 from retinue.pool.containers import Obstacle
 from retinue.pool.instances import Instance
@@ -60,8 +60,9 @@ def _failing(record: InstanceStatus, restarted: Mapping[str, str]) -> str:
     why = restarted.get(record.name) or record.message or "it has not become ready since its last restart"
     times = "once" if record.restarts == 1 else f"{record.restarts} times"
     delay = restart_delay(record.restarts)
-    waits = record.phase == InstancePhase.PENDING and delay and record.last_restart
-    due = f"; next start at {timestamp(epoch(record.last_restart) + delay)}" if waits and record.last_restart else ""
+    last = epoch_or_none(record.last_restart)
+    waits = record.phase == InstancePhase.PENDING and delay and last is not None
+    due = f"; next start at {timestamp(last + delay)}" if waits and last is not None else ""
     remedy = "correct spec.engine or take the last change of the spec back"
     return f"{record.name} was restarted {times}: {why}{due}; if it goes on, {remedy}"
 

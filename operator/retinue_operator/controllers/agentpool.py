@@ -21,6 +21,7 @@ from retinue.autoscaling.decision import Decision, State
 from retinue.autoscaling.inputs import PoolKind
 from retinue.conditions import epoch
 from retinue.plan import Key, Manifest, Plan
+from retinue.pool.snapshot import drains
 from retinue_operator.cache import Cache
 from retinue_operator.controller import EVERY, World
 from retinue_operator.controllers.measure import Measurer, scope_of_agent_pool
@@ -220,7 +221,7 @@ def _age(pods: list[Manifest]) -> InstanceAge:
     return InstanceAge(
         created=min(epoch(pod["metadata"]["creationTimestamp"]) for pod in pods),
         ready_since=max(known) if len(known) == len(since) else None,
-        draining=any(labels.DRAIN_STARTED in pod["metadata"].get("annotations", {}) for pod in pods),
+        draining=any(map(drains, pods)),
     )
 
 

@@ -7,6 +7,7 @@ import aiohttp
 
 from retinue.api import labels
 from retinue.plan import Manifest
+from retinue.pool.snapshot import drains
 
 # Requests that an engine runs or keeps waiting, by the names of notes/autoscaling.md 1.1.
 _GAUGES = (
@@ -30,7 +31,7 @@ async def in_flight(session: aiohttp.ClientSession, pods: Iterable[Manifest]) ->
 def _is_draining_leader(pod: Manifest) -> bool:
     meta: Mapping[str, Mapping[str, str]] = pod["metadata"]
     return (
-        labels.DRAIN_STARTED in meta.get("annotations", {})
+        drains(pod)
         and labels.INSTANCE in meta.get("labels", {})
         and meta["labels"].get(labels.RANK) == "0"
     )
