@@ -18,7 +18,8 @@ from retinue_operator.resources import identity, resource_of
 
 Name = tuple[str, str, str]
 _MODELS = {model.kind_info.kind: model for model in KINDS}
-_NUMBERS = itertools.count()
+_NUMBERS = itertools.count(1)
+_VERSIONS_OF_A_SERVER = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,15 @@ class MemoryApi:
         self._number = next(_NUMBERS)
         self.trouble: Callable[[str, Name], KubeError | None] = lambda _verb, _name: None
         self.watch: Callable[[Change], None] = lambda _change: None
+
+    def copy(self, clock: Callable[[], float]) -> "MemoryApi":
+        """Another server with the same objects; versions of what either writes from now on are never the other's."""
+        other = MemoryApi(clock)
+        other._objects = dict(self._objects)
+        other._kinds = defaultdict(dict, {kind: dict(found) for kind, found in self._kinds.items()})
+        other._applied = dict(self._applied)
+        other._uids, other._versions = self._uids, self._versions + other._number * _VERSIONS_OF_A_SERVER
+        return other
 
     # --- what everybody may do
 

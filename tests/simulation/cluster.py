@@ -51,6 +51,13 @@ class Cluster:
     crashing: set[str] = field(default_factory=set)
     """Pools whose engines exit instead of becoming ready."""
 
+    def copy(self, api: MemoryApi, chance: random.Random) -> "Cluster":
+        """The same cluster in front of another server."""
+        other = Cluster(api, chance, self.now)
+        for state in ("ready_at", "gone_at", "lost_at", "requests"):
+            setattr(other, state, dict(getattr(self, state)))
+        return other
+
     def pods(self) -> list[Manifest]:
         """All pods."""
         return self.api.all("Pod")

@@ -7,7 +7,8 @@ import pytest
 import structlog
 
 
-def _drop(_logger: object, _name: str, _event: object) -> NoReturn:
+def drop(_logger: object, _name: str, _event: object) -> NoReturn:
+    """Throws a log line away."""
     raise structlog.DropEvent
 
 
@@ -15,6 +16,6 @@ def _drop(_logger: object, _name: str, _event: object) -> NoReturn:
 def silent() -> Iterator[None]:
     """No log lines while a world runs."""
     before = structlog.get_config()
-    structlog.configure(processors=[_drop], cache_logger_on_first_use=False)
+    structlog.configure(processors=[drop], cache_logger_on_first_use=False)
     yield
     structlog.configure(**before)

@@ -14,6 +14,8 @@ from .invariants import INVARIANTS, Moment
 from .operator_process import FakeMeasurer, Killed, OperatorProcess
 
 START = 1_700_000_000.0
+# Longer than anything waits without a write: the window of scale-down, drains, restarts.
+QUIET_SECONDS = 20
 MODEL = {"name": "gpt-oss-20b", "precision": "MXFP4", "kvPrecision": "FP8", "contextWindow": 131072}
 _API = "retinue.dev/v1alpha1"
 _SELECTS = {resource.kind: resource.selects for resource in WATCHED}
@@ -26,14 +28,19 @@ class BrokenPromise(AssertionError):
 class SimulatedWorld:
     """A world of four GPU nodes of class fast, two of class small, two for tiers. Deterministic by its seed.
 
-    furnished: with an AgentPool and a pool of its own. requests_to_death: the operator dies at the request after so
+    furnished: with an AgentPool and a pool of its own. like: begins as that one is now, but for its operator, which has
+    to be started. requests_to_death: the operator dies at the request after so
     many. troubles: what its next requests are answered.
     """
 
-    def __init__(self, seed: int, *, furnished: bool = True) -> None:
+    def __init__(self, seed: int, *, furnished: bool = True, like: "SimulatedWorld | None" = None) -> None:
         self.chance = random.Random(seed)
-        self.api = MemoryApi(lambda: self.cluster.now)
-        self.cluster = Cluster(self.api, self.chance, START)
+        if like is None:
+            self.api = MemoryApi(lambda: self.cluster.now)
+            self.cluster = Cluster(self.api, self.chance, START)
+        else:
+            self.api = like.api.copy(lambda: self.cluster.now)
+            self.cluster = like.cluster.copy(self.api, self.chance)
         self.measurer = FakeMeasurer(self.chance)
         self.operator: OperatorProcess | None = None
         self.writes: list[Change] = []
@@ -41,6 +48,10 @@ class SimulatedWorld:
         self.troubles: list[KubeError] = []
         self.api.watch = self._changed
         self.api.trouble = self._trouble
+        if like is None:
+            self._equip(furnished)
+
+    def _equip(self, furnished: bool) -> None:
         for number in range(4):
             self.api.write(gpu_node(f"fast-{number}", "fast", f"r{number // 2}"))
         for number in range(2):
@@ -95,7 +106,7 @@ class SimulatedWorld:
         self.bring_nodes_back()
         ends, swept = self.cluster.now + limit, 0.0
         quiet = 0
-        while quiet < 45:
+        while quiet < QUIET_SECONDS:
             before = len(self.writes)
             self.cluster.now += 1.0
             self.cluster.tick()
@@ -123,7 +134,7 @@ class SimulatedWorld:
 
     def make_agents(self, most: int = 2, mode: str = "Auto", explorer: bool = True) -> None:
         """An AgentPool with a tier of servers, a primary role with prefill, and perhaps a sub-agent role."""
-        bounds = {"nodeClasses": ["fast", "small"], "replicas": {"min": 1, "max": most}, "drain": {"timeout": "20s"}}
+        bounds = {"nodeClasses": ["fast", "small"], "replicas": {"min": 1, "max": most}, "drain": {"timeout": "10s"}}
         engine = {"type": "Simulated"}
         primary = {"name": "primary", "type": "Primary", "model": MODEL, "engine": engine, "prefill": bounds}
         roles: list[Manifest] = [{**primary, "decode": bounds, "kvCacheTiers": ["cold"]}]
@@ -139,7 +150,7 @@ class SimulatedWorld:
                 "mode": mode,
                 "evaluationInterval": "5s",
                 "metricsWindow": "20s",
-                "scaleDown": {"stabilization": "20s", "interval": "5s"},
+                "scaleDown": {"stabilization": "10s", "interval": "5s"},
             },
         }
         self._make("AgentPool", "coder", spec)
@@ -153,7 +164,7 @@ class SimulatedWorld:
             "nodeClasses": ["fast"],
             "parallelism": {"tensor": 2},
             "replicas": 2,
-            "drain": {"timeout": "20s"},
+            "drain": {"timeout": "10s"},
         }
         self._make("DecodePool", "solo", spec)
 

@@ -1,5 +1,8 @@
 """What holds for every history of metrics: bounds, budget, slow shrinking and only on knowledge, exact replay."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
@@ -222,6 +225,18 @@ moments = st.lists(
     min_size=1,
     max_size=6,
 )
+
+
+def moments_of(
+    prompt_rate: float, hit_rate: float, running: float, backlog: float
+) -> tuple[st.SearchStrategy[float], ...]:
+    """Strategies for what a moment shows, up to these numbers and mostly at the ends, as swings have it."""
+    return tuple(
+        st.one_of(st.just(0.0), st.just(most), st.floats(min_value=0.0, max_value=most))
+        for most in (prompt_rate, hit_rate, running, backlog)
+    )
+
+
 QUICK = Settings(startup_estimate=30.0, down_stabilization=60.0, down_interval=45.0)
 
 
@@ -329,6 +344,55 @@ def test_a_constant_load_does_not_make_a_pool_swing(moment: Moment) -> None:
     for kind, found in moves.items():
         turns = sum(a != b for a, b in pairwise(found))
         assert turns <= 1, (kind, found)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.builds(Moment, st.integers(1, 8), *(moments_of(20_000.0, 1.0, 500.0, 1e6))), min_size=2, max_size=40),
+    st.floats(min_value=30.0, max_value=600.0),
+)
+def test_no_load_makes_a_pool_turn_more_often_than_the_window_of_scale_down_allows(
+    history: list[Moment], window: float
+) -> None:
+    sizes: dict[PoolKind, int] = {PoolKind.PREFILL: 5, PoolKind.DECODE: 5}
+    born: dict[PoolKind, tuple[float, ...]] = {kind: tuple(NOW - 1e5 for _ in range(10)) for kind in sizes}
+    state, now = State(), NOW
+    moves: dict[PoolKind, list[int]] = {kind: [] for kind in sizes}
+    rounds = [moment for moment in history for _ in range(moment.rounds)]
+    for number in range(240):
+        now += STEP
+        inputs = seen_inputs(rounds[number % len(rounds)], sizes, born, now)
+        decision = decide(replace(inputs, settings=replace(QUICK, down_stabilization=window)), state, now)
+        state = decision.state
+        for target in decision.targets:
+            sizes[target.kind] = target.desired
+            if target.desired != target.current:
+                moves[target.kind].append(1 if target.desired > target.current else -1)
+    # A pool shrinks only where nothing within the window asked for more: between two turns down lies a whole one.
+    most = 2 * (240 * STEP / window + 1)
+    for kind, found in moves.items():
+        assert sum(a != b for a, b in pairwise(found)) <= most, (kind, found)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.tuples(worlds(), states), min_size=1, max_size=5))
+def test_records_replay_to_the_same_bits_in_another_process_with_another_order_of_hashes(
+    moments: list[tuple[Inputs, State]],
+) -> None:
+    lines = [write(Record(NOW, inputs, state, decide(inputs, state, NOW))) for inputs, state in moments]
+    code = (
+        "import sys; from retinue.autoscaling.history import *\n"
+        "for line in sys.stdin: r = read(line); print(write(Record(r.now, r.inputs, r.state, replay(line))))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        input="\n".join(lines),
+        env={**os.environ, "PYTHONHASHSEED": "4711", "TZ": "Asia/Tokyo", "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert other.stdout.splitlines() == lines
 
 
 def test_an_unreadable_line_says_what_is_wrong() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -32,6 +33,8 @@ def seconds(duration: str) -> float:
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
+# Every reconcile reads those of all nodes and pods, which are few different texts.
+@lru_cache(maxsize=4096)
 def quantity(text: str | int) -> int:
     """Whole units (bytes, devices, tokens) in a Kubernetes quantity, rounded down; raises ValueError."""
     match = _QUANTITY.match(str(text))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from retinue.api.pool import EngineType
 from retinue.autoscaling import promql
@@ -83,6 +84,8 @@ class Scope:
     itl_quantile: float = 0.95
 
 
+# The same few scopes are asked for at every interval.
+@lru_cache(maxsize=1024)
 def queries(scope: Scope) -> tuple[Query, ...]:
     """All queries of one AgentPool: a few dozen, however many pools it has."""
     found = list(_role_queries(scope))
