@@ -5,7 +5,6 @@ from enum import Enum, StrEnum
 from typing import Any, ClassVar
 
 import aiohttp
-from pydantic import ValidationError
 
 
 class ErrorClass(StrEnum):
@@ -159,8 +158,6 @@ def classify(error: BaseException) -> ErrorClass:
         return error.error_class
     if isinstance(error, aiohttp.ClientError | TimeoutError | OSError):
         return ErrorClass.API_DOWN
-    if isinstance(error, ValidationError):
-        return ErrorClass.INVALID_OBJECT
     return ErrorClass.UNEXPECTED
 
 

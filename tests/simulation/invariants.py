@@ -70,7 +70,7 @@ def enough_instances_serve_on(moment: Moment) -> bool:
     before, after = change.before, change.after
     if before is None or after is None or after["kind"] != "Pod" or not moment.by_operator:
         return True
-    if not (pod_view(before).routable and not pod_view(after).routable):
+    if not (_in_service(pod_view(before)) and not _in_service(pod_view(after))):
         return True
     pool = _pool_of(moment, after)
     if pool is None:
@@ -79,7 +79,7 @@ def enough_instances_serve_on(moment: Moment) -> bool:
     for found in moment.view.select("Pod", _name(after)[0]):
         if _place(found)[:3] == _place(after)[:3]:
             instances.setdefault(_place(found)[3], []).append(pod_view(found))
-    serving = {name for name, views in instances.items() if all(_healthy(v) and v.routable for v in views)}
+    serving = {name for name, views in instances.items() if all(_healthy(v) and _in_service(v) for v in views)}
     left = serving - {_place(after)[3]}
     return len(left) >= min(pool.spec.replicas - pool.spec.rollout.max_unavailable, len(serving))
 
@@ -158,10 +158,15 @@ def _pool_of(moment: Moment, pod: Manifest) -> PrefillPool | DecodePool | None:
     return None if kind is None or wire is None else _POOLS[kind].model_validate(wire)
 
 
+def _in_service(view: PodView) -> bool:
+    """Requests come to it; who marks a pod as draining, even by hand, has taken it out."""
+    return view.routable and view.drain_started is None
+
+
 def _healthy(view: PodView) -> bool:
     return view.ready and not view.deleting and view.phase == "Running"
 
 
 def _world_size(pod: Manifest) -> int:
-    environment = {entry["name"]: entry.get("value", "") for entry in pod["spec"]["containers"][0]["env"]}
+    environment = {entry["name"]: entry.get("value", "") for entry in pod["spec"]["containers"][0].get("env") or ()}
     return int(environment.get("RETINUE_WORLD_SIZE", "1"))

@@ -20,6 +20,7 @@ from retinue_operator.controllers.kvcachetier import KVCacheTierController
 from retinue_operator.controllers.nodeclass import NodeClassController
 from retinue_operator.controllers.pools import PoolController
 from retinue_operator.dispatch import Dispatcher
+from retinue_operator.errors import ErrorClass, classify
 from retinue_operator.events import Recorder
 from retinue_operator.metrics import Metrics
 from retinue_operator.prometheus.poller import Poll
@@ -41,8 +42,19 @@ class Killed(BaseException):
     """The process ended in the middle of something."""
 
 
+class _Strict(Reconciler):
+    """A reconciler that remembers defects: errors that nobody foresaw."""
+
+    defect: Exception | None = None
+
+    def _failed(self, key: Key, error: Exception) -> tuple[str, Next]:
+        if classify(error) is ErrorClass.UNEXPECTED:
+            self.defect = error
+        return super()._failed(key, error)
+
+
 class OperatorProcess:
-    """One life of the operator: `started` lists everything; after that it learns by `deliver` and `sweep` only."""
+    """One life of the operator. It lists everything in a `sweep`; between sweeps it learns by `deliver` only."""
 
     def __init__(self, api: MemoryApi, cluster: Cluster, chance: random.Random, measurer: "FakeMeasurer") -> None:
         self._api = api
@@ -62,7 +74,7 @@ class OperatorProcess:
             AgentPoolController(real),
         )
         applier, statuses = Applier(api, self.cache, metrics), StatusWriter(api, self.cache, metrics)  # type: ignore[arg-type]
-        self._reconciler = Reconciler(controllers, world, applier, statuses, recorder)
+        self._reconciler = _Strict(controllers, world, applier, statuses, recorder)
         self._dispatcher = Dispatcher(controllers, self.cache, self._add)
         self.cache.subscribe(self._dispatcher.changed)
 
@@ -89,11 +101,13 @@ class OperatorProcess:
             self._feed(self.backlog[0])
 
     async def work(self, limit: int) -> int:
-        """Reconciles up to `limit` keys that are due; how many there were."""
+        """Reconciles up to `limit` keys that are due; how many there were. Raises what nobody foresaw."""
         done = 0
         while done < limit and (taken := self._schedule.take(self._cluster.now)) is not None:
             key, done = taken[0], done + 1
             outcome = await self._reconciler(key)
+            if self._reconciler.defect is not None:
+                raise self._reconciler.defect
             self._schedule.finish(key, self._cluster.now)
             self._follow(key, outcome)
         return done

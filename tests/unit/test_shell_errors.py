@@ -58,13 +58,13 @@ def test_an_api_server_that_does_not_answer_is_down(error: Exception) -> None:
     assert classify(error) == ErrorClass.API_DOWN
 
 
-def test_an_object_that_does_not_parse_is_invalid_and_a_defect_is_unexpected() -> None:
-    class Spec(BaseModel):
+def test_a_defect_is_unexpected_also_where_we_made_an_object_that_our_own_model_refuses() -> None:
+    class Status(BaseModel):
         number: int
 
     with pytest.raises(ValidationError) as refused:
-        Spec.model_validate({"number": "x"})
-    assert classify(refused.value) == ErrorClass.INVALID_OBJECT
+        Status.model_validate({"number": "x"})
+    assert classify(refused.value) == ErrorClass.UNEXPECTED
     assert classify(KeyError("x")) == ErrorClass.UNEXPECTED
 
 

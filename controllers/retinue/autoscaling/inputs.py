@@ -15,8 +15,12 @@ class PoolKind(StrEnum):
     TIER = "tier"
 
 
+# No fleet holds so many bytes or tokens, and no time is so long.
+LARGEST = 1e18
+
+
 def _number(value: float | None) -> float | None:
-    if value is None or not math.isfinite(value) or value < 0:
+    if value is None or not math.isfinite(value) or not 0 <= value <= LARGEST:
         return None
     return float(value)
 
@@ -26,8 +30,8 @@ class Signal:
     """One number from Prometheus, three-valued: missing is never zero.
 
     value and age known: measured `age` seconds ago. Only age known: the targets were scraped, but nothing happened that
-    could be measured (a hit rate without traffic). Neither known: missing. NaN, infinities and negative numbers are not
-    values of any canonical signal; they count as no value.
+    could be measured (a hit rate without traffic). Neither known: missing. NaN, infinities, negative numbers and those
+    above LARGEST are not values of any canonical signal; they count as no value.
     """
 
     value: float | None = None

@@ -15,7 +15,7 @@ from retinue.plan import Manifest
 from retinue.podtemplate import with_template
 from retinue.pool.instances import pod_name
 from retinue.pool.shape import InstanceShape
-from retinue.pool.snapshot import PodView, PoolSnapshot
+from retinue.pool.snapshot import WORLD_SIZE, PodView, PoolSnapshot
 
 SERVICE_DOMAIN = "svc"
 
@@ -218,7 +218,7 @@ def _engine_container(snapshot: PoolSnapshot, shape: InstanceShape, instance: st
         "RETINUE_POOL": meta.name,
         "RETINUE_INSTANCE": instance,
         "RETINUE_RANK": str(rank),
-        "RETINUE_WORLD_SIZE": str(shape.pods),
+        WORLD_SIZE: str(shape.pods),
         "RETINUE_LEADER_ADDRESS": leader,
     }
     env: list[Manifest] = [{"name": name, "value": value} for name, value in environment.items()]

@@ -65,6 +65,12 @@ class Instance:
         return sum(pod.ready for pod in self.pods)
 
     @property
+    def hidden(self) -> bool:
+        """It serves, but somebody has taken the label away by which routers find it."""
+        serves = self.phase == InstancePhase.READY and not (self.failure or self.lost)
+        return serves and not all(pod.routable for pod in self.pods)
+
+    @property
     def created(self) -> float:
         return min((pod.created for pod in self.pods), default=0.0)
 
@@ -98,7 +104,7 @@ def group(
 ) -> tuple[Instance, ...]:
     """The pool's instances by index.
 
-    `expected` is the number of pods per instance on each node class, `lost` what `lost_nodes` found. `remembered` is
+    `expected` is the number of pods per instance on each node class, for pods that do not say it themselves; `lost` what `lost_nodes` found. `remembered` is
     the status of the last reconcile: an instance without pods is kept only while it waits to be restarted.
     """
     members: dict[str, list[PodView]] = {}
@@ -144,7 +150,8 @@ def _instance(
 ) -> Instance:
     pods = tuple(sorted(pods, key=lambda pod: pod.rank))
     node_class = pods[0].node_class if pods else (record.node_class or "" if record else "")
-    wanted = expected.get(node_class, max(len(pods), 1))
+    # By its own pods, not by the spec of today: one of another size serves on until it is replaced.
+    wanted = max((pod.world_size for pod in pods), default=0) or expected.get(node_class, max(len(pods), 1))
     draining = min((pod.drain_started for pod in pods if pod.drain_started is not None), default=None)
     restarted = epoch_or_none(record.last_restart) if record else None
     going = bool(pods) and all(pod.deleting for pod in pods)

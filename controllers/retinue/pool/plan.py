@@ -43,7 +43,11 @@ def plan(snapshot: PoolSnapshot, now: float) -> Plan:
         draft.apply.extend(Apply(template) for template in templates if template is not None)
         _give_up_lost(snapshot, instances, draft)
         _restart_failed(snapshot, instances, draft)
-        _move_towards_replicas(snapshot, admission, instances, revision, draft, now)
+        if any(instance.hidden for instance in instances):
+            # What serves is put back where routers find it before anything is taken from the rest.
+            draft.again(1.0)
+        else:
+            _move_towards_replicas(snapshot, admission, instances, revision, draft, now)
         _complete_interrupted(snapshot, admission, instances, revision, draft, now)
         release_gated(snapshot, admission, instances, revision, draft)
     finish_drains(snapshot, instances, draft, now)

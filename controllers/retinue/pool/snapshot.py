@@ -16,6 +16,8 @@ from retinue.plan import Manifest
 from retinue.pool.containers import Obstacle, failure, obstacle
 
 Pool = PrefillPool | DecodePool
+WORLD_SIZE = "RETINUE_WORLD_SIZE"
+"""The variable that tells an engine how many pods its instance has."""
 _POD_NAME = re.compile(rf"(?P<instance>.+-({labels.POOL_KIND_PREFILL}|{labels.POOL_KIND_DECODE})-\d+)-(?P<rank>\d+)")
 
 
@@ -31,7 +33,7 @@ class PodView:
     drain_started: the same, and infinite where the annotation is there but tells no time.
     unhealthy: which of its devices the kubelet reports as broken, in words; empty where it reports none.
     obstacle: what keeps its containers from being started. unready_since: when it stopped being ready, None for one
-    that is ready or never was.
+    that is ready or never was. world_size: the number of pods of its instance when it was made, 0 if it does not say.
     """
 
     name: str
@@ -56,6 +58,7 @@ class PodView:
     obstacle: Obstacle | None = None
     unready_since: float | None = None
     claim_templates: tuple[str, ...] = ()
+    world_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,16 @@ def pod_view(manifest: Manifest) -> PodView:
         template=notes.get(labels.TEMPLATE, ""),
         unhealthy=_unhealthy(status),
         claim_templates=template_names(spec),
+        world_size=_world_size(spec),
     )
+
+
+def _world_size(spec: Manifest) -> int:
+    for container in spec.get("containers", []):
+        for variable in container.get("env", []):
+            if variable["name"] == WORLD_SIZE and variable.get("value", "").isdecimal():
+                return int(variable["value"])
+    return 0
 
 
 def drains(manifest: Manifest) -> bool:
