@@ -683,6 +683,70 @@ def test_labels_that_somebody_changed_on_a_running_pod_are_put_right(label: str,
     assert [record.name for record in fake.pool.status.instances] == [before[labels.INSTANCE]]
 
 
+def test_an_instance_of_another_size_serves_on_until_it_is_replaced() -> None:
+    fake = pools(replicas=1)
+    fake.run()
+    before = fake.views()
+    fake.in_flight["coder-prefill-0"] = 1
+    fake.change(**TWO_PODS)
+    planned = fake.reconcile()
+    assert planned.delete == ()
+    fake.advance(5)
+    fake.reconcile()
+    # The new one is ready first; then the old one drains, as it has a request.
+    assert before[0].uid in {view.uid for view in fake.views() if view.ready}
+    fake.in_flight.clear()
+    fake.run()
+    assert settled(fake)
+    assert len(fake.views()) == 2
+
+
+def test_what_serves_is_put_back_where_routers_find_it_before_another_one_drains() -> None:
+    fake = pools(replicas=2)
+    fake.run()
+    fake.pods["coder-prefill-0-0"]["metadata"]["labels"][labels.ROUTABLE] = "mine"
+    fake.change(replicas=1)
+    fake.reconcile()
+    assert [(view.routable, view.drain_started) for view in fake.views()] == [(True, None), (True, None)]
+    fake.run()
+    assert settled(fake)
+
+
+@pytest.mark.parametrize("note", ["soon", "2099-01-01T00:00:00Z", "2026-02-30T00:00:00Z"])
+def test_a_drain_that_somebody_else_dates_is_taken_back_or_ends_like_any_other(note: str) -> None:
+    fake = pools(replicas=2)
+    fake.run()
+    uids = {view.uid for view in fake.views()}
+    annotations = fake.pods["coder-prefill-1-0"]["metadata"].setdefault("annotations", {})
+    annotations[labels.DRAIN_STARTED] = note
+    fake.run()
+    assert settled(fake)
+    assert {view.uid for view in fake.views()} == uids
+    annotations = fake.pods["coder-prefill-1-0"]["metadata"].setdefault("annotations", {})
+    annotations[labels.DRAIN_STARTED] = note
+    fake.in_flight["coder-prefill-1"] = 3
+    fake.change(replicas=1)
+    fake.run()
+    assert settled(fake)
+    assert "DrainTimedOut" in [reason for reason, _ in fake.events]
+
+
+def test_a_last_restart_in_the_future_makes_nothing_wait() -> None:
+    fake = pools(replicas=1)
+    fake.run()
+    fake.fail("coder-prefill-0-0")
+    fake.run()
+    wire = fake.pool.to_wire()
+    wire["status"]["instances"][0] |= {"restarts": 3, "lastRestart": "2099-01-01T00:00:00Z"}
+    fake.pool = type(fake.pool).model_validate(wire)
+    fake.fail("coder-prefill-0-0")
+    failed = fake.now
+    while not settled(fake):
+        fake.reconcile()
+        fake.advance(1)
+        assert fake.now - failed < 100, "40 s is what the third restart waits"
+
+
 # --- anything at all, in any order
 
 EVENT = st.one_of(
