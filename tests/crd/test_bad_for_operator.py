@@ -17,7 +17,7 @@ _TABLE: list[dict[str, Any]] = yaml.safe_load(
 _NAMES = [row["name"].replace(" ", "-") for row in _TABLE]
 _ENGINE = {"type": "Simulated"}
 _POOL = {"model": MODEL, "engine": _ENGINE, "nodeClasses": ["fast"], "replicas": 1}
-_GOOD: dict[str, Manifest] = {
+GOOD: dict[str, Manifest] = {
     "PrefillPool": _POOL,
     "DecodePool": _POOL,
     "KVCacheTier": {"medium": "HostMemory", "capacityPerMember": "1Gi"},
@@ -49,7 +49,7 @@ def objects_of(row: dict[str, Any]) -> list[Manifest]:
         patch = dict(patch)
         name = patch.pop("name", "wrong")
         metadata = {"name": name} if kind == "NodeClass" else {"name": name, "namespace": NAMESPACE}
-        spec = merged(_GOOD[kind], patch)
+        spec = merged(GOOD[kind], patch)
         found.append({"apiVersion": "retinue.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
     return found
 
