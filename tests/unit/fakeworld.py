@@ -457,9 +457,7 @@ def _deletes_whole_instances_that_may_go(
         complete = len(views) == int(_environment(world.pods[views[0].name])["RETINUE_WORLD_SIZE"])
         if not _healthy(views) or not complete:
             continue
-        assert all(view.drain_started is not None and not view.routable for view in views), (
-            f"{name} is deleted undrained"
-        )
+        assert all(view.drain_started is not None and not view.routable for view in views), f"{name} is deleted undrained"
         elapsed = world.now - (views[0].drain_started or 0.0)
         timeout = seconds(snapshot.pool.spec.drain.timeout)
         idle = snapshot.in_flight.get(name) == 0 and elapsed >= DRAIN_SETTLE_SECONDS

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -72,6 +73,8 @@ class PrometheusSettings:
     def __post_init__(self) -> None:
         if sum(way is not None for way in (self.basic, self.basic_file, self.bearer, self.bearer_file)) > 1:
             raise ValueError("set at most one of basic, basic_file, bearer and bearer_file")
+        if has_credentials(self.url):
+            raise ValueError("the address of Prometheus must not hold a user or password: conditions and logs show it")
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"the address of Prometheus must begin with http:// or https://, not {self.url!r}")
 
@@ -162,6 +165,8 @@ class PrometheusClient:
         token = settings.bearer
         if settings.bearer_file is not None:
             token = self._secret("token", settings.bearer_file)
+            if not (token.isascii() and token.isprintable()):
+                raise Denied(f"the token for {settings.url} holds characters that no token may have")
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return headers
@@ -169,7 +174,7 @@ class PrometheusClient:
     def _secret(self, what: str, file: Path) -> str:
         try:
             return file.read_text().strip()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise Denied(f"the {what} for {self.settings.url} cannot be read: {error}") from error
 
     def _ssl(self) -> ssl.SSLContext | bool:
@@ -186,6 +191,11 @@ class PrometheusClient:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def has_credentials(url: str) -> bool:
+    """Whether an address holds a user or password, which would be seen wherever the address is shown."""
+    return "@" in urlsplit(url).netloc
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
