@@ -11,6 +11,8 @@ from aiohttp import web
 from retinue_gateway.errors import GatewayError, error_body
 
 _TLS_HANDSHAKE_SECONDS = 10.0
+# How long the rest of a refused body is read and dropped, so that the client sees the answer and no reset.
+_LINGERING_SECONDS = 1.0
 _BACKLOG = 1024
 _LOG = structlog.get_logger(__name__)
 
@@ -27,6 +29,7 @@ class ClientConnection(web.RequestHandler):
             loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type]
             keepalive_timeout=idle_seconds,
+            lingering_time=_LINGERING_SECONDS,
         )
         self._write_seconds = write_seconds
 

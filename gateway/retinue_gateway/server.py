@@ -56,6 +56,13 @@ class Gateway:
         )
         self.loads: LoadBook[str] = LoadBook()
         self._roles: LoadBook[RoleKey] = LoadBook()
+        self.admission = Admission(
+            most=settings.max_in_flight,
+            most_per_share=settings.max_in_flight_per_tenant,
+            most_bytes=settings.max_held_body_bytes,
+            most_body=settings.max_body_bytes,
+            body_seconds=settings.client_body_timeout,
+        )
         self.metrics.registry.register(StateCollector(self.table, self.sessions, self._roles))
         self._problems: Callable[[], list[str]] = lambda: [] if self.table.synced else ["the cluster is not read yet"]
         self._stopping = False
@@ -157,15 +164,8 @@ class Gateway:
             settings.cache_isolation,
             self.credentials.engine_token,
         )
-        admission = Admission(
-            most=settings.max_in_flight,
-            most_per_share=settings.max_in_flight_per_tenant,
-            most_bytes=settings.max_held_body_bytes,
-            most_body=settings.max_body_bytes,
-            body_seconds=settings.client_body_timeout,
-        )
         access = Access(self.credentials.tenants)
-        return Proxy(options, services, self.table, self.sessions, self._roles, access, admission)
+        return Proxy(options, services, self.table, self.sessions, self._roles, access, self.admission)
 
     async def _listen(
         self, stack: AsyncExitStack, routes: list[web.RouteDef], host: str, port: int, tls: ssl.SSLContext | None
