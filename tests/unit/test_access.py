@@ -8,7 +8,7 @@ import pytest
 from retinue.access.files import RotatingFile, ServingCertificate, Unusable, read_single_token
 from retinue.access.tokens import BadTokens, bearer_token, read_tenants, read_token_lines
 
-from .certificates import write_pair
+from ..certificates import write_pair
 
 A, B, C = (f"{letter}-token-0123456789" for letter in "abc")
 

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, given, settings
@@ -89,6 +90,11 @@ def running() -> Iterator[tuple[asyncio.Runner, World]]:
         stack = AsyncExitStack()
         made = await stack.enter_async_context(
             world(**options, client_body_timeout=0.2, client_idle_timeout=0.3, queue_timeout=0.2)
+        )
+        # A connection of its own for each request: the gateway closes idle ones very soon here.
+        once = aiohttp.TCPConnector(force_close=True)
+        made.client = await stack.enter_async_context(
+            aiohttp.ClientSession(f"http://127.0.0.1:{made.gateway.port}", connector=once)
         )
         return stack, made
 

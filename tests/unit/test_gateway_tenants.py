@@ -21,7 +21,7 @@ from retinue_gateway.keys import PoolKey, Stage
 from retinue_gateway.server import Gateway
 from retinue_gateway.settings import GatewaySettings
 
-from .certificates import write_pair
+from ..certificates import write_pair
 from .gatewayworld import CHAT, chat, world
 
 TOKENS = {"one": "one-0123456789abcdef", "two": "two-0123456789abcdef", "ops": "ops-0123456789abcdef"}

@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +25,13 @@ class Pair:
         return ssl.create_default_context(cafile=str(self.certificate))
 
 
-def write_pair(folder: Path, *, password: bytes | None = None) -> Pair:
-    """A new pair in a folder, over the one that was there."""
+def write_pair(folder: Path, *, password: bytes | None = None, names: Sequence[str] = ()) -> Pair:
+    """A new pair in a folder, over the one that was there; names: of hosts, besides 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "retinue test")])
     now = datetime.datetime.now(datetime.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    alternatives = x509.SubjectAlternativeName([address, *(x509.DNSName(host) for host in names)])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -38,7 +40,7 @@ def write_pair(folder: Path, *, password: bytes | None = None) -> Pair:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(address, critical=False)
+        .add_extension(alternatives, critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
