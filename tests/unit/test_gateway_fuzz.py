@@ -23,7 +23,7 @@ from .gatewayworld import CHAT, World, chat, world
 ENGINE = "coder-primary-decode-0"
 _MOST_SESSIONS = 20
 _EXAMPLES = settings(
-    max_examples=int(os.environ.get("RETINUE_FUZZ_EXAMPLES", "100")),
+    max_examples=int(os.environ.get("RETINUE_FUZZ_EXAMPLES", "60")),
     deadline=None,
     print_blob=True,
     # One gateway serves all examples: that is how what one leaves behind shows in the next.

@@ -14,6 +14,7 @@ import aiohttp
 
 _CHUNK = 65536
 _CONNECT_SECONDS = 2.0
+_SHORTEST_SECRET = 6
 
 
 class PrometheusError(Exception):
@@ -108,7 +109,8 @@ class PrometheusClient:
         if not isinstance(answer, dict) or answer.get("status") not in ("success", "error"):
             raise BadAnswer(f"{self.settings.url} answered with something else than Prometheus does")
         if answer["status"] == "error":
-            raise Refused(f"{answer.get('errorType', 'error')}: {str(answer.get('error', 'no reason given'))[:300]}")
+            told = f"{answer.get('errorType', 'error')}: {str(answer.get('error', 'no reason given'))[:300]}"
+            raise Refused(self._without_secrets(told))
         return _points(answer.get("data"))
 
     async def close(self) -> None:
@@ -170,6 +172,14 @@ class PrometheusClient:
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return headers
+
+    def _without_secrets(self, told: str) -> str:
+        """What a server tells ends in conditions and logs; a proxy may repeat there what we sent to it."""
+        for value in self._headers().values():
+            for secret in (value, value.partition(" ")[2]):
+                if len(secret) >= _SHORTEST_SECRET:
+                    told = told.replace(secret, "(not shown)")
+        return told
 
     def _secret(self, what: str, file: Path) -> str:
         try:
