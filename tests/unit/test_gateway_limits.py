@@ -372,3 +372,19 @@ async def test_the_client_library_understands_every_refusal() -> None:
         assert (refused.value.status_code, refused.value.code) == (429, "gateway_busy")
         held.set()
         await running
+
+
+async def test_each_port_listens_where_it_was_told_and_nowhere_else() -> None:
+    async with world(host="127.0.0.2", admin_port=0, admin_host="127.0.0.3") as w:
+        for port, place, path in (
+            (w.gateway.port, "127.0.0.2", "/v1/models"),
+            (w.gateway.admin_port, "127.0.0.3", "/livez"),
+        ):
+            for address in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+                async with aiohttp.ClientSession() as http:
+                    if address == place:
+                        async with http.get(f"http://{address}:{port}{path}") as response:
+                            assert response.status == 200
+                    else:
+                        with pytest.raises(aiohttp.ClientConnectorError):
+                            await http.get(f"http://{address}:{port}{path}")
