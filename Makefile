@@ -4,6 +4,7 @@
 #   make test            all tests that need no container engine
 #   make e2e             a kind cluster with the product installed by Helm, and everything proved on it; KUBECONFIG=...
 #                        runs it on an existing cluster
+#   make audit           known vulnerabilities of the packages that are used; exit code 3: no database could be reached
 #   make verify          formatting, types, import rules, generated files
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export RETINUE_KIND_BUILDER ?= $(abspath $(KIND_BUILDER))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e verify generate format binaries images load clean
+.PHONY: help demo test e2e verify audit generate format binaries images load clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +54,9 @@ verify: $(READY) ## formatting, types, import rules, generated files
 	$(BIN)/python -m retinue.api.reference --check
 	$(BIN)/retinue-operator rbac --check
 	$(BIN)/python -m retinue_operator.chart --check
+
+audit: $(READY) ## known vulnerabilities of the packages that are used (asks a database on the network; not part of CI)
+	@$(PYTHON) audit $(BIN)/python
 
 generate: $(READY) ## write crds/, docs/reference/, deploy/ and the chart's generated files anew from the code
 	$(BIN)/python -m retinue.api.crd

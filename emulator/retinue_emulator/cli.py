@@ -26,6 +26,7 @@ def build_app() -> typer.Typer:
         help="Stands in for hardware and users: emulated nodes, simulated engines, replayed sessions.",
         no_args_is_help=True,
         add_completion=False,
+        pretty_exceptions_enable=False,
     )
     app.command(name="demo")(demo)
     app.command(name="node-plugin")(node_plugin)

@@ -1,14 +1,29 @@
 """One completion request: what the gateway reads of its body, and the bodies it sends to engines."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NoReturn
 
 from retinue_gateway.errors import GatewayError, bad_field
 
 _CHARS_PER_TOKEN = 4
 _LENGTH_FIELDS = ("max_tokens", "max_completion_tokens")
+# What engines take from a router and not from a client: where to pull KV from, whose session or request it continues.
+# With these a caller could read the KV of somebody else's request, or make an engine call any address.
+_BETWEEN_US_AND_ENGINES = frozenset({
+    "kv_transfer_params",  # vLLM
+    "request_id",  # vLLM, SGLang
+    "bootstrap_host", "bootstrap_port", "bootstrap_room", "session_params", "rid",  # SGLang
+    "disaggregated_params", "conversation_params",  # TensorRT-LLM
+})  # fmt: skip
+# vLLM passes these on to where it also looks for kv_transfer_params.
+_ENGINE_ARGUMENTS = "vllm_xargs"
+_LONGEST_MODEL_NAME = 512
+# More than any context window, and small enough to be summed in metrics.
+_MOST_TOKENS = 10**9
+# Each value of a JSON text costs some 60 bytes of memory, however short: two million are 120 MB.
+_MOST_JSON_VALUES = 2_000_000
 
 
 class Endpoint(StrEnum):
@@ -45,15 +60,15 @@ class Call:
 
 def parse_call(endpoint: Endpoint, raw: bytes) -> Call:
     """Checks what the gateway relies on, and leaves the rest to the engine. Raises GatewayError 400 with the field."""
-    try:
-        body = json.loads(raw)
-    except ValueError as error:
-        raise GatewayError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
-    if not isinstance(body, dict):
-        raise GatewayError(400, "the body must be a JSON object", code="invalid_json")
+    body = _object(raw)
     model = body.get("model")
-    if not isinstance(model, str) or not model:
-        raise bad_field("model", "model must be the name of a role or of a model that a role runs")
+    if not isinstance(model, str) or not 0 < len(model) <= _LONGEST_MODEL_NAME:
+        raise bad_field(
+            "model",
+            f"model must be the name of a role or of a model that a role runs, of at most {_LONGEST_MODEL_NAME}"
+            " characters",
+        )
+    _refuse_what_is_ours(body)
     stream = body.get("stream") or False
     if not isinstance(stream, bool):
         raise bad_field("stream", "stream must be true or false")
@@ -72,6 +87,12 @@ def parse_call(endpoint: Endpoint, raw: bytes) -> Call:
         wants_usage=bool(options.get("include_usage")),
         prompt_tokens=_prompt_tokens(endpoint, body),
     )
+
+
+def with_cache_salt(call: Call, salt: str | None) -> Call:
+    """The call with that salt in place of the client's own; None leaves it without one."""
+    body = {name: value for name, value in call.body.items() if name != "cache_salt"}
+    return replace(call, body=body if salt is None else {**body, "cache_salt": salt})
 
 
 def prefill_body(call: Call, model: str | None) -> bytes:
@@ -102,29 +123,78 @@ def decode_body(call: Call, model: str | None, kv_transfer_params: dict[str, Any
 
 def read_usage(usage: object) -> Usage | None:
     """A `usage` object of an answer; None if there is none."""
-    if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
+    prompt = _count(usage, "prompt_tokens")
+    if not isinstance(usage, dict) or prompt is None:
         return None
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    return Usage(prompt=usage["prompt_tokens"], completion=usage.get("completion_tokens") or 0, cached=cached)
+    cached = _count(usage.get("prompt_tokens_details"), "cached_tokens")
+    return Usage(prompt=prompt, completion=_count(usage, "completion_tokens") or 0, cached=cached)
 
 
 def set_cached_tokens(usage: dict[str, Any], cached: int) -> None:
     """Writes the number of cached prompt tokens where the OpenAI API has it."""
-    usage["prompt_tokens_details"] = {**(usage.get("prompt_tokens_details") or {}), "cached_tokens": cached}
+    details = usage.get("prompt_tokens_details")
+    usage["prompt_tokens_details"] = {**(details if isinstance(details, dict) else {}), "cached_tokens": cached}
+
+
+def _count(found: object, name: str) -> int | None:
+    """A number of tokens; None if it is missing or is none, because engines are not trusted more than clients."""
+    value = found.get(name) if isinstance(found, dict) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= _MOST_TOKENS else None
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    if values > _MOST_JSON_VALUES:
+        raise _invalid_json(f"it has {values} commas and opening brackets; {_MOST_JSON_VALUES} are allowed")
+    try:
+        body = json.loads(raw, parse_constant=_no_number)
+    except RecursionError as error:
+        raise _invalid_json("it is nested too deeply") from error
+    except ValueError as error:
+        raise _invalid_json(str(error)) from error
+    if not isinstance(body, dict):
+        raise GatewayError(400, "the body must be a JSON object", code="invalid_json")
+    return body
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number in JSON")
+
+
+def _invalid_json(what: str) -> GatewayError:
+    return GatewayError(400, f"the body is not valid JSON: {what}", code="invalid_json")
+
+
+def _refuse_what_is_ours(body: dict[str, Any]) -> None:
+    arguments = body.get(_ENGINE_ARGUMENTS)
+    for name in _BETWEEN_US_AND_ENGINES:
+        if body.get(name) is not None or (isinstance(arguments, dict) and name in arguments):
+            raise bad_field(name, f"{name} is for the gateway to say to engines: leave it out")
 
 
 def _encode(body: dict[str, Any], model: str | None) -> bytes:
     # Clients may address a role; engines know the name of the model only.
     named = body if model is None else {**body, "model": model}
-    return json.dumps(named, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(named, ensure_ascii=False, separators=(",", ":")).encode()
+    except RecursionError as error:
+        raise _invalid_json("it is nested too deeply") from error
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, which JSON can write and UTF-8 cannot.
+        return json.dumps(named, separators=(",", ":")).encode()
 
 
 def _prompt_tokens(endpoint: Endpoint, body: dict[str, Any]) -> int:
     replayed = body.get("retinue_prompt")
     if replayed is not None:
         tokens = replayed.get("tokens") if isinstance(replayed, dict) else None
-        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
-            raise bad_field("retinue_prompt.tokens", "retinue_prompt must be an object whose tokens is a whole number")
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 <= tokens <= _MOST_TOKENS:
+            raise bad_field(
+                "retinue_prompt.tokens",
+                f"retinue_prompt must be an object whose tokens is a whole number of at most {_MOST_TOKENS}",
+            )
         return tokens
     if endpoint is Endpoint.CHAT:
         messages = body.get("messages")
@@ -147,10 +217,13 @@ def _completion_tokens(prompt: str | list[Any]) -> int:
 
 def _characters(value: object) -> int:
     """The text in a JSON value: a fair measure of a prompt, however its messages are structured."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, list):
-        return sum(map(_characters, value))
-    if isinstance(value, dict):
-        return sum(map(_characters, value.values()))
-    return 0
+    found, waiting = 0, [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            found += len(part)
+        elif isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            waiting += part.values()
+    return found

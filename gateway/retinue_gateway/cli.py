@@ -10,6 +10,8 @@ import prometheus_client
 import typer
 from pydantic import ValidationError
 
+from retinue.access.files import Unusable
+from retinue_gateway.callers import CacheIsolation
 from retinue_gateway.cluster import ClusterConfigError
 from retinue_gateway.logs import configure_logs
 from retinue_gateway.server import Gateway
@@ -23,6 +25,8 @@ app = typer.Typer(
     help="The session-aware, OpenAI-compatible front door of Retinue's agent inference clusters.",
     no_args_is_help=True,
     add_completion=False,
+    # They would show local variables, and with them credentials.
+    pretty_exceptions_enable=False,
 )
 
 Kubeconfig = Annotated[
@@ -32,6 +36,19 @@ Namespaces = Annotated[list[str] | None, typer.Option("--namespace", help="Names
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port of the API; 0 picks a free one.")]
 AdminPort = Annotated[int | None, typer.Option(help="Port of /livez, /readyz, /metrics. Default: the API's port.")]
+AdminHost = Annotated[str | None, typer.Option(help="Address of that port. Default: --host.")]
+TlsCert = Annotated[Path | None, typer.Option(help="PEM file of the API port's certificate chain: it serves TLS.")]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file of that certificate's key.")]
+Tokens = Annotated[
+    Path | None, typer.Option(help="YAML file of tenants, their tokens and namespaces. Default: no authentication.")
+]
+AdminTlsCert = Annotated[Path | None, typer.Option(help="PEM file of the certificate chain of the port of /metrics.")]
+AdminTlsKey = Annotated[Path | None, typer.Option(help="PEM file of that certificate's key.")]
+MetricsToken = Annotated[Path | None, typer.Option(help="File of tokens, one per line, that may read /metrics.")]
+EngineToken = Annotated[Path | None, typer.Option(help="File with the token that the gateway sends to engines.")]
+Isolation = Annotated[
+    CacheIsolation | None, typer.Option(help="Between whom no cached prefix is a hit: tenants, namespaces, nobody.")
+]
 SessionHeader = Annotated[
     list[str] | None, typer.Option("--session-header", help="Header that names a session; repeat, first match wins.")
 ]
@@ -50,6 +67,13 @@ SessionMemory = Annotated[
 ]
 MaxSessions = Annotated[int | None, typer.Option(help="Most sessions to remember.")]
 MaxBodyBytes = Annotated[int | None, typer.Option(help="Largest request body.")]
+MaxHeldBodyBytes = Annotated[int | None, typer.Option(help="Most bytes of bodies of all requests under way.")]
+MaxInFlight = Annotated[int | None, typer.Option(help="Most requests under way.")]
+MaxInFlightPerTenant = Annotated[int | None, typer.Option(help="Most of one tenant or namespace. Default: no limit.")]
+MaxConnections = Annotated[int | None, typer.Option(help="Most connections to one port.")]
+ClientIdle = Annotated[float | None, typer.Option(help="Seconds in which a connection must bring a request's head.")]
+ClientBody = Annotated[float | None, typer.Option(help="Seconds in which a request's body must come.")]
+ClientWrite = Annotated[float | None, typer.Option(help="Seconds that a client may take for what waits for it.")]
 QueueTimeout = Annotated[float | None, typer.Option(help="Seconds that a request waits for a ready instance.")]
 MaxWaiting = Annotated[int | None, typer.Option(help="Most requests that wait so at one time.")]
 MaxAttempts = Annotated[int | None, typer.Option(help="Attempts per request, all before its first token.")]
@@ -83,6 +107,15 @@ def run(
     host: Host = None,
     port: Port = None,
     admin_port: AdminPort = None,
+    admin_host: AdminHost = None,
+    tls_cert_file: TlsCert = None,
+    tls_key_file: TlsKey = None,
+    tokens_file: Tokens = None,
+    admin_tls_cert_file: AdminTlsCert = None,
+    admin_tls_key_file: AdminTlsKey = None,
+    metrics_token_file: MetricsToken = None,
+    engine_token_file: EngineToken = None,
+    cache_isolation: Isolation = None,
     session_headers: SessionHeader = None,
     parent_session_headers: ParentHeader = None,
     final_session_headers: FinalHeader = None,
@@ -91,6 +124,13 @@ def run(
     session_memory: SessionMemory = None,
     max_sessions: MaxSessions = None,
     max_body_bytes: MaxBodyBytes = None,
+    max_held_body_bytes: MaxHeldBodyBytes = None,
+    max_in_flight: MaxInFlight = None,
+    max_in_flight_per_tenant: MaxInFlightPerTenant = None,
+    max_connections: MaxConnections = None,
+    client_idle_timeout: ClientIdle = None,
+    client_body_timeout: ClientBody = None,
+    client_write_timeout: ClientWrite = None,
     queue_timeout: QueueTimeout = None,
     max_waiting: MaxWaiting = None,
     max_attempts: MaxAttempts = None,
@@ -110,7 +150,8 @@ def run(
     try:
         settings = GatewaySettings(**given)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        places = ((".".join(map(str, item["loc"])) or "settings", item["msg"]) for item in error.errors())
+        wrong = "; ".join(f"{where}: {what}" for where, what in places)
         typer.echo(f"retinue-gateway: invalid settings: {wrong}", err=True)
         raise typer.Exit(2) from error
     configure_logs(settings.log_level, settings.log_format)
@@ -118,7 +159,7 @@ def run(
     _leave_out_creation_times()
     try:
         asyncio.run(_serve(settings))
-    except ClusterConfigError as error:
+    except (ClusterConfigError, Unusable) as error:
         typer.echo(f"retinue-gateway: {error}", err=True)
         raise typer.Exit(1) from error
     except OSError as error:

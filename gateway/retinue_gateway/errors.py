@@ -35,6 +35,8 @@ class GatewayError(Exception):
 
     def response(self) -> web.Response:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
         return web.json_response(self.body(), status=self.status, headers=headers)
 
 
@@ -60,7 +62,13 @@ def bad_field(param: str, message: str) -> GatewayError:
     return GatewayError(HTTPStatus.BAD_REQUEST, message, code="invalid_value", param=param)
 
 
+_TYPES = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+}
+
+
 def _type(status: int) -> str:
-    if status == HTTPStatus.NOT_FOUND:
-        return "not_found_error"
-    return "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    default = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    return next((name for known, name in _TYPES.items() if known == status), default)

@@ -10,6 +10,8 @@ from retinue_gateway.calls import Usage, read_usage, set_cached_tokens
 # Escaped quotes in generated text cannot match: there the byte before the closing quote is a backslash.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+# One event is a few hundred bytes, a tool call's arguments perhaps some kilobytes; before the first token come few.
+_LONGEST_EVENT = 2**22
 _TOKEN_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal")
 
 
@@ -28,6 +30,13 @@ class StreamedError(Exception):
         return str(self.body.get("message") or self.body)
 
 
+class TooLong(Exception):
+    """An engine sends an event without end, or very much without a token."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the engine sent more than {_LONGEST_EVENT} bytes without the end of an event or a token")
+
+
 class EventStream:
     """Feed it bytes as they come from the engine; it returns the bytes that the client may have now.
 
@@ -42,15 +51,18 @@ class EventStream:
         self._cached_tokens = cached_tokens
         self._rest = b""
         self._held: list[bytes] = []
+        self._held_bytes = 0
         self.first_token = False
         self.done = False
         self.usage: Usage | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """Raises StreamedError if the engine reports an error before the first token."""
+        """Raises StreamedError if the engine reports an error before the first token, and TooLong."""
         data = self._rest + data
         end = max(_after_last(b"\n\n", data), _after_last(b"\r\n\r\n", data))
         complete, self._rest = data[:end], data[end:]
+        if len(self._rest) > _LONGEST_EVENT:
+            raise TooLong
         if not complete:
             return b""
         if b"data: [DONE]" in complete:
@@ -72,7 +84,10 @@ class EventStream:
                 raise StreamedError(payload["error"])
             self.first_token = self.first_token or _has_token(payload)
             self._held.append(self._rewrite(event))
+            self._held_bytes += len(event)
         if not self.first_token:
+            if self._held_bytes > _LONGEST_EVENT:
+                raise TooLong
             return b""
         released = b"".join(self._held)
         self._held.clear()
@@ -117,15 +132,19 @@ def _payload(event: bytes) -> dict[str, Any] | None:
     lines = (line.removeprefix(b"data:").strip() for line in event.splitlines() if line.startswith(b"data:"))
     try:
         payload = json.loads(b"\n".join(lines))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return payload if isinstance(payload, dict) else None
 
 
 def _has_token(payload: dict[str, Any] | None) -> bool:
     """Whether an event carries output. Some engines send an opening event with the role alone much earlier."""
-    for choice in (payload or {}).get("choices") or ():
-        delta = choice.get("delta") or {}
+    choices = (payload or {}).get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if not isinstance(choice, dict):
+            continue
+        delta = choice.get("delta")
+        delta = delta if isinstance(delta, dict) else {}
         if choice.get("text") or choice.get("finish_reason") or any(delta.get(field) for field in _TOKEN_FIELDS):
             return True
     return False

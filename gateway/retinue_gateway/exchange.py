@@ -1,5 +1,6 @@
 """One request on its way through prefill and decode to the client, with retries until its first token."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -7,11 +8,13 @@ from http import HTTPStatus
 import aiohttp
 from aiohttp import web
 
+from retinue_gateway.admission import ClientGone
 from retinue_gateway.calls import Call, Usage, decode_body, prefill_body, read_usage, set_cached_tokens
 from retinue_gateway.directory import Instance, Route
 from retinue_gateway.errors import GatewayError, error_event
-from retinue_gateway.events import EventStream, StreamedError
+from retinue_gateway.events import EventStream, StreamedError, TooLong
 from retinue_gateway.keys import RoleKey, Stage
+from retinue_gateway.listening import cut_off
 from retinue_gateway.load import LoadBook
 from retinue_gateway.metrics import GatewayMetrics
 from retinue_gateway.placing import Avoided, Place, Placer
@@ -35,7 +38,8 @@ _INSTANCE_HEADER = {Stage.PREFILL: "x-retinue-prefill-instance", Stage.DECODE: "
 
 @dataclass(frozen=True)
 class Services:
-    """What every exchange shares. clock: seconds, monotonic."""
+    """What every exchange shares. clock: seconds, monotonic; write_seconds: that a client may take for what waits for
+    it before it is cut off."""
 
     placer: Placer
     engines: Engines
@@ -43,6 +47,7 @@ class Services:
     metrics: GatewayMetrics
     clock: Callable[[], float]
     max_attempts: int
+    write_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,6 @@ class Order:
     arrived: float
     deadline: float
     on_prompt_done: Callable[[], None]
-
-
-class ClientGone(Exception):
-    """The client closed its connection before the end of its answer."""
 
 
 class Exchange:
@@ -205,6 +206,11 @@ class Exchange:
                 if reason is not None:
                     raise Retryable(reason, instance, error.message) from error
                 raise Broken(instance, error.message) from error
+            except TooLong as error:
+                if not events.first_token:
+                    raise Broken(instance, str(error)) from error
+                await self._break_off(request, response, f"{instance.name}: {error}")
+                break
             if events.first_token:
                 last_token_at = self._services.clock()
                 if self._first_token_at is None:
@@ -217,7 +223,7 @@ class Exchange:
                 await self._break_off(request, response, f"{instance.name} ended its answer before it was complete")
         self.usage = events.usage
         self._observe_pace(last_token_at)
-        await _to_client(response.write_eof())
+        await self._to_client(request, response.write_eof())
         return response
 
     async def _break_off(self, request: web.Request, response: web.StreamResponse, message: str) -> None:
@@ -227,8 +233,19 @@ class Exchange:
 
     async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
         if not response.prepared:
-            await _to_client(response.prepare(request))
-        await _to_client(response.write(data))
+            await self._to_client(request, response.prepare(request))
+        await self._to_client(request, response.write(data))
+
+    async def _to_client(self, request: web.Request, writing: Awaitable[object]) -> None:
+        """A write to the client; its failure must not be taken for the engine's."""
+        try:
+            async with asyncio.timeout(self._services.write_seconds):
+                await writing
+        except TimeoutError as error:
+            cut_off(request)
+            raise ClientGone from error
+        except (ConnectionError, aiohttp.ClientConnectionError) as error:
+            raise ClientGone from error
 
     def _observe_pace(self, last_token_at: float) -> None:
         if self._first_token_at is not None and self.usage is not None and self.usage.completion > 1:
@@ -242,11 +259,3 @@ class Exchange:
 def _engine_error(broken: Broken) -> GatewayError:
     status = HTTPStatus.GATEWAY_TIMEOUT if broken.timed_out else HTTPStatus.BAD_GATEWAY
     return GatewayError(status, str(broken), code="engine_error")
-
-
-async def _to_client(writing: Awaitable[object]) -> None:
-    """A write to the client; its failure must not be taken for the engine's."""
-    try:
-        await writing
-    except (ConnectionError, aiohttp.ClientConnectionError) as error:
-        raise ClientGone from error

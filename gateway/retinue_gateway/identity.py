@@ -1,12 +1,13 @@
 """Who sends a request: session, parent and last request, read from configurable headers."""
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Session ids are kept in a table; a longer one is replaced by its digest, so that a caller cannot fill the memory.
-_LONGEST_ID = 128
+from multidict import MultiMapping
+
+from retinue_gateway.headers import LONGEST_ID, checked, one_of
+
 _TRUE = frozenset({"true", "1", "yes"})
+_FALSE = frozenset({"false", "0", "no"})
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,18 @@ class Identity:
     final: bool = False
 
 
-def identify(headers: Mapping[str, str], names: HeaderNames) -> Identity:
-    """Reads the identity from headers; the mapping must look names up regardless of case, as HTTP libraries' do."""
-    session = next((value for value in _values(headers, names.session)), None)
-    if session is None:
+def identify(headers: MultiMapping[str], names: HeaderNames) -> Identity:
+    """Reads the identity from headers; the mapping must look names up regardless of case, as HTTP libraries' do.
+
+    Raises GatewayError 400 that names a header whose value cannot be an id, or cannot be true or false. All of them are
+    checked, not only those that count: engines get them, too.
+    """
+    sessions, parents = (
+        [value for name in group if (value := checked(headers, name, LONGEST_ID))]
+        for group in (names.session, names.parent)
+    )
+    final = [one_of(headers, name, _TRUE | _FALSE) in _TRUE for name in names.final]
+    if not sessions:
         return Identity()
-    parent = next((value for value in _values(headers, names.parent) if value != session), None)
-    final = any(value.lower() in _TRUE for value in _values(headers, names.final))
-    return Identity(session=session, parent=parent, final=final)
-
-
-def _values(headers: Mapping[str, str], names: tuple[str, ...]) -> list[str]:
-    found = (headers.get(name, "").strip() for name in names)
-    return [_bounded(value) for value in found if value]
-
-
-def _bounded(value: str) -> str:
-    return value if len(value) <= _LONGEST_ID else "sha256:" + hashlib.sha256(value.encode()).hexdigest()
+    parent = next((value for value in parents if value != sessions[0]), None)
+    return Identity(session=sessions[0], parent=parent, final=any(final))

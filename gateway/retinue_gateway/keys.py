@@ -43,7 +43,9 @@ class RoleKey:
 
 @dataclass(frozen=True, order=True)
 class SessionKey:
-    """One agent's conversation with one role. Roles have caches of their own, so the role is part of the name."""
+    """One agent's conversation with one role. Roles have caches of their own, so the role is part of the name. tenant:
+    whose id it is, empty where nobody is authenticated; two tenants may choose the same id and never meet."""
 
     role: RoleKey
     id: str
+    tenant: str = ""

@@ -2,16 +2,20 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
 import structlog
 from aiohttp import web
 
-from retinue_gateway.calls import Call, Endpoint, parse_call
+from retinue_gateway.admission import Admission, ClientGone, Place
+from retinue_gateway.callers import Access, CacheIsolation, Caller, cache_salt
+from retinue_gateway.calls import Call, Endpoint, parse_call, with_cache_salt
 from retinue_gateway.directory import AgentPoolRoutes, Route
 from retinue_gateway.errors import GatewayError, unknown
-from retinue_gateway.exchange import ClientGone, Exchange, Order, Services
+from retinue_gateway.exchange import Exchange, Order, Services
+from retinue_gateway.headers import LONGEST_FORWARDED, LONGEST_ID, checked
 from retinue_gateway.identity import HeaderNames, Identity, identify
 from retinue_gateway.keys import PoolKey, RoleKey, SessionKey
 from retinue_gateway.load import LoadBook, Ticket
@@ -27,11 +31,14 @@ _LOG = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class ProxyOptions:
-    """forward_headers: lower-case names that engines get too; queue_timeout: seconds that a request may wait."""
+    """forward_headers: lower-case names that engines get too; queue_timeout: seconds that a request may wait;
+    engine_token: what the gateway authenticates itself with at engines, None for nothing."""
 
     header_names: HeaderNames
     forward_headers: tuple[str, ...]
     queue_timeout: float
+    cache_isolation: CacheIsolation
+    engine_token: Callable[[], str | None]
 
 
 class Proxy:
@@ -44,13 +51,17 @@ class Proxy:
         table: RoutingTable,
         sessions: SessionTable,
         roles: LoadBook[RoleKey],
+        access: Access,
+        admission: Admission,
     ) -> None:
         self._options = options
         self._services = services
         self._table = table
         self._sessions = sessions
         self._roles = roles
-        self._forwarded = options.header_names.all | frozenset(options.forward_headers)
+        self._access = access
+        self._admission = admission
+        self._forwarded = options.header_names.all | frozenset((*options.forward_headers, "x-request-id"))
 
     @property
     def _metrics(self) -> GatewayMetrics:
@@ -77,14 +88,14 @@ class Proxy:
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         try:
-            pool = await self._pool(request)
+            pool = await self._pool(request, self._access.caller(request.headers))
         except GatewayError as error:
             return self._reject(error)
         return web.json_response({"object": "list", "data": [_model(pool, route) for route in pool.roles]})
 
     async def model(self, request: web.Request) -> web.StreamResponse:
         try:
-            pool = await self._pool(request)
+            pool = await self._pool(request, self._access.caller(request.headers))
             return web.json_response(_model(pool, _find_role(pool, request.match_info["model"])))
         except GatewayError as error:
             return self._reject(error)
@@ -92,16 +103,35 @@ class Proxy:
     async def _complete(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         arrived = self._services.clock()
         try:
-            pool = await self._pool(request)
-            call = parse_call(endpoint, await _read_body(request))
-            role = _find_role(pool, call.model).key
+            caller = self._access.caller(request.headers)
+            pool = await self._pool(request, caller)
+            with self._admission.enter(caller.share(pool.key.namespace)) as place:
+                return await self._admitted(request, endpoint, arrived, caller, pool, place)
         except GatewayError as error:
             return self._reject(error)
-        self._metrics.role(role).started.inc()
+        except ClientGone:
+            return web.Response(status=_CLIENT_CLOSED_REQUEST)
+
+    async def _admitted(
+        self,
+        request: web.Request,
+        endpoint: Endpoint,
+        arrived: float,
+        caller: Caller,
+        pool: AgentPoolRoutes,
+        place: Place,
+    ) -> web.StreamResponse:
+        """Raises GatewayError or ClientGone as long as the role is not known."""
         identity = identify(request.headers, self._options.header_names)
+        headers = self._engine_headers(request)
+        call = parse_call(endpoint, await place.read_body(request))
+        salt = cache_salt(self._options.cache_isolation, caller, pool.key.namespace, call.body.get("cache_salt"))
+        call = with_cache_salt(call, salt)
+        role = _find_role(pool, call.model).key
+        self._metrics.role(role).started.inc()
         with self._roles.enter(role, call.prompt_tokens) as ticket:
-            warm, session = self._begin(role, identity, call)
-            order = self._order(request, role, call, session, warm, arrived, ticket)
+            warm, session = self._begin(SessionKey(role, identity.session or "", caller.session_scope), identity, call)
+            order = self._order(headers, role, call, session, warm, arrived, ticket)
             exchange = Exchange(self._services, order)
             code: int = HTTPStatus.INTERNAL_SERVER_ERROR
             try:
@@ -123,11 +153,10 @@ class Proxy:
             finally:
                 self._account(order, exchange, code)
 
-    def _begin(self, role: RoleKey, identity: Identity, call: Call) -> tuple[int, Session | None]:
+    def _begin(self, key: SessionKey, identity: Identity, call: Call) -> tuple[int, Session | None]:
         """The length of the session's context until now, and the session."""
         if identity.session is None:
             return 0, None
-        key = SessionKey(role, identity.session)
         known = self._sessions.get(key)
         warm = known.context_tokens if known else 0
         session = self._sessions.begin(
@@ -139,9 +168,19 @@ class Proxy:
         )
         return warm, session
 
+    def _engine_headers(self, request: web.Request) -> dict[str, str]:
+        """What engines get of the client's headers, and their own. Raises GatewayError 400."""
+        found = {name: checked(request.headers, name, LONGEST_FORWARDED) for name in self._forwarded}
+        headers = {name: value for name, value in found.items() if value is not None}
+        headers.setdefault("x-request-id", uuid.uuid4().hex)
+        token = self._options.engine_token()
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
+        return headers | {"content-type": "application/json", "accept-encoding": "identity"}
+
     def _order(
         self,
-        request: web.Request,
+        headers: dict[str, str],
         role: RoleKey,
         call: Call,
         session: Session | None,
@@ -149,14 +188,12 @@ class Proxy:
         arrived: float,
         ticket: Ticket[RoleKey],
     ) -> Order:
-        headers = {name: request.headers[name] for name in self._forwarded if name in request.headers}
-        headers.setdefault("x-request-id", uuid.uuid4().hex)
         return Order(
             role=role,
             call=call,
             session=session,
             warm_tokens=warm,
-            headers=headers | {"content-type": "application/json", "accept-encoding": "identity"},
+            headers=headers,
             arrived=arrived,
             deadline=arrived + self._options.queue_timeout,
             on_prompt_done=ticket.prompt_done,
@@ -189,15 +226,15 @@ class Proxy:
         self._metrics.rejected(error.code)
         return error.response()
 
-    async def _pool(self, request: web.Request) -> AgentPoolRoutes:
-        """The AgentPool that a request is for. Raises GatewayError."""
+    async def _pool(self, request: web.Request, caller: Caller) -> AgentPoolRoutes:
+        """The AgentPool that a request is for, among those that the caller may know of. Raises GatewayError."""
         await self._wait_synced()
-        pools = self._table.current.pools
+        pools = {key: pool for key, pool in self._table.current.pools.items() if caller.may_use(key.namespace)}
         names = [str(key) for key in pools]
         if "agent_pool" in request.match_info:
             key = PoolKey(request.match_info["namespace"], request.match_info["agent_pool"])
-        elif POOL_HEADER in request.headers:
-            namespace, _, name = request.headers[POOL_HEADER].partition("/")
+        elif (named := checked(request.headers, POOL_HEADER, LONGEST_ID)) is not None:
+            namespace, _, name = named.partition("/")
             key = PoolKey(namespace, name)
         elif len(pools) == 1:
             return next(iter(pools.values()))
@@ -247,12 +284,3 @@ def _find_role(pool: AgentPoolRoutes, model: str) -> Route:
         names = {route.key.role for route in pool.roles} | {route.model for route in pool.roles if route.model}
         raise unknown(f"role or model in AgentPool {pool.key}", model, names, code="model_not_found", param="model")
     return route
-
-
-async def _read_body(request: web.Request) -> bytes:
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge as error:
-        raise GatewayError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is too large: {error.text}", code="body_too_large"
-        ) from error

@@ -71,7 +71,7 @@ class SessionTable:
         # Both in the order of last activity, so that the oldest are found without a search.
         self._open: OrderedDict[SessionKey, Session] = OrderedDict()
         self._dormant: OrderedDict[SessionKey, Session] = OrderedDict()
-        self._keys_of_id: dict[tuple[PoolKey, str], set[SessionKey]] = {}
+        self._keys_of_id: dict[tuple[PoolKey, str, str], set[SessionKey]] = {}
         self._by_role: dict[RoleKey, Held] = {}
         self._by_instance: dict[str, Held] = {}
         self._by_role_instance: dict[tuple[RoleKey, str], Held] = {}
@@ -91,7 +91,7 @@ class SessionTable:
         session = self._open.get(key) or self._dormant.pop(key, None)
         if session is None:
             session = Session(key=key, parent=parent, last_seen=now)
-            self._keys_of_id.setdefault((key.role.pool, key.id), set()).add(key)
+            self._keys_of_id.setdefault((key.role.pool, key.tenant, key.id), set()).add(key)
         if not session.open:
             session.open = True
             self._open[key] = session
@@ -122,10 +122,11 @@ class SessionTable:
             self._count(session, 1)
 
     def parent_of(self, session: Session) -> Session | None:
-        """The parent session, in whichever role of the same AgentPool it is; the one seen last if in several."""
+        """The parent session of the same tenant, in whichever role of the AgentPool it is; the one seen last if in
+        several."""
         if session.parent is None:
             return None
-        keys = self._keys_of_id.get((session.key.role.pool, session.parent), ())
+        keys = self._keys_of_id.get((session.key.role.pool, session.key.tenant, session.parent), ())
         found = [known for key in keys if key != session.key and (known := self.get(key)) is not None]
         return max(found, key=lambda parent: (parent.last_seen, parent.key), default=None)
 
@@ -192,7 +193,7 @@ class SessionTable:
 
     def _drop(self, session: Session) -> None:
         del self._dormant[session.key]
-        index = (session.key.role.pool, session.key.id)
+        index = (session.key.role.pool, session.key.tenant, session.key.id)
         self._keys_of_id[index].discard(session.key)
         if not self._keys_of_id[index]:
             del self._keys_of_id[index]

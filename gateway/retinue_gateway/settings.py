@@ -2,10 +2,13 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from retinue_gateway.callers import CacheIsolation
+from retinue_gateway.headers import never_forwarded
 
 
 class LogFormat(StrEnum):
@@ -52,6 +55,24 @@ class GatewaySettings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     admin_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Port of /livez, /readyz and /metrics; without it they are served on `port`."""
+    admin_host: str | None = None
+    """Address of that port; without it `host`."""
+
+    tls_cert_file: Path | None = None
+    """PEM file of the API port's certificate chain; without it plain HTTP. This file and all below are read again when
+    they change."""
+    tls_key_file: Path | None = None
+    tokens_file: Path | None = None
+    """YAML file of tenants, their bearer tokens and namespaces; without it everybody may call everything."""
+    admin_tls_cert_file: Path | None = None
+    """The same as tls_cert_file for a port of its own for metrics and probes."""
+    admin_tls_key_file: Path | None = None
+    metrics_token_file: Path | None = None
+    """File of bearer tokens, one per line, of those who may read /metrics; probes need none."""
+    engine_token_file: Path | None = None
+    """File with the bearer token that the gateway sends to engines with API keys. A client's own is never passed on."""
+    cache_isolation: CacheIsolation = CacheIsolation.TENANT
+    """Between whom no cached prefix is ever a hit."""
 
     session_headers: Headers = (
         "x-session-id",
@@ -72,7 +93,7 @@ class GatewaySettings(BaseSettings):
     final_session_headers: Headers = ("x-session-final", "x-dynamo-session-final")
     """`true` in any of these ends the session with this request."""
     forward_headers: Headers = ("x-request-id", "traceparent", "tracestate")
-    """Headers that engines get besides the session headers. Add `authorization` for engines with API keys."""
+    """Headers that engines get besides the session headers."""
 
     session_idle_timeout: Seconds = 900.0
     """A session without a request for so long is no longer open."""
@@ -81,6 +102,21 @@ class GatewaySettings(BaseSettings):
     max_sessions: Annotated[int, Field(ge=1)] = 100_000
 
     max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    max_held_body_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
+    """Bodies of all requests under way; a body is held until its request ends, because it may have to be sent again."""
+    max_in_flight: Annotated[int, Field(ge=1)] = 4096
+    """Requests under way, of all."""
+    max_in_flight_per_tenant: Annotated[int, Field(ge=1)] | None = None
+    """Requests under way of one tenant; without authentication, of one namespace."""
+    max_connections: Annotated[int, Field(ge=1)] = 8192
+    """Connections to one port."""
+    client_idle_timeout: Seconds = 75.0
+    """A connection that has brought no complete request head for so long, since it was opened or since its last answer,
+    is closed. More than a proxy's own idle time, which is often 60 s."""
+    client_body_timeout: Seconds = 60.0
+    """A request's body must have come within so long."""
+    client_write_timeout: Seconds = 60.0
+    """A client that does not take what waits for it within so long is cut off."""
     queue_timeout: Delay = 60.0
     """How long a request waits for an instance that can take it (scale from zero, rollout)."""
     max_waiting: Annotated[int, Field(ge=0)] = 1000
@@ -110,3 +146,19 @@ class GatewaySettings(BaseSettings):
 
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.JSON
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for certificate, key in (("tls_cert_file", "tls_key_file"), ("admin_tls_cert_file", "admin_tls_key_file")):
+            if (getattr(self, certificate) is None) != (getattr(self, key) is None):
+                raise ValueError(f"{certificate} and {key} go together")
+        if self.admin_port is None and (self.admin_tls_cert_file or self.admin_host):
+            raise ValueError("admin_tls_cert_file and admin_host need an admin_port")
+        if self.max_held_body_bytes < self.max_body_bytes:
+            raise ValueError("max_held_body_bytes must be at least max_body_bytes")
+        read = self.session_headers + self.parent_session_headers + self.final_session_headers
+        if refused := never_forwarded({*read, *self.forward_headers}):
+            raise ValueError(
+                f"{', '.join(refused)} must not reach engines; for engines with API keys: engine_token_file"
+            )
+        return self

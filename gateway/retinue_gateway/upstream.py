@@ -18,6 +18,8 @@ from retinue_gateway.directory import Instance
 KV_TRANSFER_FAILED = "kv_transfer_failed"
 # Engines behind uvicorn close an idle connection after 5 s; one that we keep longer would fail under the next request.
 _KEEP_ALIVE_SECONDS = 4.0
+# An answer of 128K tokens is half a megabyte; with the log probabilities of many alternatives it can be much more.
+_LARGEST_ANSWER = 2**26
 # An engine may be silent for minutes while it computes, so silence proves nothing; a node that has vanished answers no
 # probes either. After so many seconds of silence it is probed, so often; without an answer the connection breaks.
 _PROBE_AFTER_SECONDS, _PROBE_SECONDS, _PROBES = 10, 5, 3
@@ -129,7 +131,10 @@ class Engines:
         """The engine's answer, with status 200 and nothing of its body read yet. Leaving early closes the connection,
         which is how an engine learns that nobody waits for its tokens. Raises Retryable, Refused or Broken."""
         try:
-            response = await self._session.post(f"{instance.url}{endpoint}", data=io.BytesIO(body), headers=headers)
+            # No redirects: an engine's image is a tenant's, and the gateway reaches what the tenant does not.
+            response = await self._session.post(
+                f"{instance.url}{endpoint}", data=io.BytesIO(body), headers=headers, allow_redirects=False
+            )
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise failure(instance, error) from error
         try:
@@ -156,14 +161,26 @@ def failure(instance: Instance, error: Exception) -> Retryable | Broken:
 async def read_json(instance: Instance, response: aiohttp.ClientResponse) -> dict[str, Any]:
     """The whole answer as an object."""
     try:
-        answer = json.loads(await response.read())
+        answer = json.loads(await _read(instance, response))
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         raise failure(instance, error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Broken(instance, f"the engine's answer is not JSON: {error}") from error
     if not isinstance(answer, dict):
         raise Broken(instance, "the engine's answer is not a JSON object")
     return answer
+
+
+async def _read(instance: Instance, response: aiohttp.ClientResponse) -> bytes:
+    """The answer's body. Engines run images that tenants chose, so its size is limited, too. Raises Broken."""
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await response.content.readany():
+        size += len(chunk)
+        if size > _LARGEST_ANSWER:
+            raise Broken(instance, f"the engine's answer is larger than {_LARGEST_ANSWER} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def retry_reason(status: int, code: str) -> RetryReason | None:
@@ -177,12 +194,12 @@ def retry_reason(status: int, code: str) -> RetryReason | None:
 
 async def _raise_for_status(instance: Instance, response: aiohttp.ClientResponse) -> None:
     try:
-        body = await response.read()
+        body = await _read(instance, response)
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         raise failure(instance, error) from error
     code, message = _error(body)
     verdict: Refused | Broken
-    if response.content_type == "application/json":
+    if response.content_type == "application/json" and response.status >= HTTPStatus.BAD_REQUEST:
         verdict = Refused(response.status, response.content_type, body)
     else:
         verdict = Broken(instance, f"HTTP {response.status}: {body[:200].decode(errors='replace')}")
@@ -197,7 +214,7 @@ def _error(body: bytes) -> tuple[str, str]:
     """Code and message of an OpenAI error object; engines also send the object without the wrapping `error`."""
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "", ""
     error = found.get("error", found) if isinstance(found, dict) else None
     if not isinstance(error, dict):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from retinue_operator.preflight import Exit
 from retinue_operator.process import serve
@@ -49,6 +50,9 @@ def run(
     gateway_url: Annotated[str | None, typer.Option(help=_help("gateway_url"))] = None,
     http_host: Annotated[str | None, typer.Option(help=_help("http_host"))] = None,
     http_port: Annotated[int | None, typer.Option(help=_help("http_port"))] = None,
+    http_tls_cert_file: Annotated[Path | None, typer.Option(help=_help("http_tls_cert_file"))] = None,
+    http_tls_key_file: Annotated[Path | None, typer.Option(help=_help("http_tls_key_file"))] = None,
+    metrics_token_file: Annotated[Path | None, typer.Option(help=_help("metrics_token_file"))] = None,
     debug_port: Annotated[int | None, typer.Option(help=_help("debug_port"))] = None,
     leader_election: Annotated[
         bool | None, typer.Option("--leader-election/--no-leader-election", help=_help("leader_election"))
@@ -81,6 +85,10 @@ def run(
             where = ".".join(map(str, problem["loc"])) or "settings"
             typer.echo(f"retinue-operator: {where}: {problem['msg']}", err=True)
         raise typer.Exit(Exit.USAGE) from error
+    except SettingsError as error:
+        # Its cause quotes the value.
+        typer.echo(f"retinue-operator: {error}", err=True)
+        raise typer.Exit(Exit.USAGE) from None
     # Imported here, because the other commands need none of the controllers and their dependencies.
     from retinue_operator.controllers import all_controllers
 

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import structlog
 
+from retinue.access.files import Unusable
 from retinue.plan import Key, Manifest
 from retinue_operator import preflight
 from retinue_operator.access import Access, AccessError
@@ -16,6 +17,7 @@ from retinue_operator.apply import Applier
 from retinue_operator.cache import Cache
 from retinue_operator.client import KubeClient
 from retinue_operator.controller import Controller, World
+from retinue_operator.credentials import Credentials
 from retinue_operator.debug import DebugServer, Tells
 from retinue_operator.dispatch import Dispatcher
 from retinue_operator.events import Recorder
@@ -176,7 +178,14 @@ class Runtime:
         self.metrics.registry.register(ObjectCollector(self.cache))
         live = [Check("event-loop", self._heartbeat.failure), Check("lease", self._lease_failure)]
         ready = [Check("event-loop", self._heartbeat.failure), Check("sync", self._sync_failure)]
-        probes = ProbeServer(self.settings.http_host, self.settings.http_port, live, ready, self.metrics.registry)
+        settings = self.settings
+        try:
+            credentials = Credentials(
+                settings.http_tls_cert_file, settings.http_tls_key_file, settings.metrics_token_file
+            )
+        except Unusable as error:
+            raise StartError(str(error), Exit.USAGE) from error
+        probes = ProbeServer(settings.http_host, settings.http_port, live, ready, self.metrics.registry, credentials)
         try:
             await probes.start()
         except OSError as error:

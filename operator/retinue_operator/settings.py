@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from retinue_operator.leader import LeaseTerms
-from retinue_operator.prometheus.client import PrometheusSettings
+from retinue_operator.prometheus.client import PrometheusSettings, has_credentials
 from retinue_operator.schedule import Pace
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -59,6 +59,13 @@ class Settings(BaseSettings):
     gateway_url: str | None = Field(None, description="Base URL of the gateway, shown as endpoint in status.")
     http_host: str = Field("0.0.0.0", description="Address of /livez, /readyz and /metrics.")
     http_port: int = Field(8080, ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0 = any free one.")
+    http_tls_cert_file: Path | None = Field(
+        None, description="PEM file of that port's certificate chain: it serves TLS."
+    )
+    http_tls_key_file: Path | None = Field(None, description="PEM file of that certificate's key.")
+    metrics_token_file: Path | None = Field(
+        None, description="File of bearer tokens, one per line, that may read /metrics; probes need none."
+    )
     debug_port: int = Field(0, ge=0, le=65535, description="Port of /debug on 127.0.0.1; 0 = no such pages.")
     leader_election: bool = Field(True, description="Run only while holding the lease.")
     lease_name: str = Field("retinue-operator", description="Name of the Lease.")
@@ -105,6 +112,10 @@ class Settings(BaseSettings):
             raise ValueError("prometheus_username and prometheus_password_file go together")
         if (self.prometheus_cert_file is None) != (self.prometheus_key_file is None):
             raise ValueError("prometheus_cert_file and prometheus_key_file go together")
+        if (self.http_tls_cert_file is None) != (self.http_tls_key_file is None):
+            raise ValueError("http_tls_cert_file and http_tls_key_file go together")
+        if self.gateway_url is not None and has_credentials(self.gateway_url):
+            raise ValueError("gateway_url must not hold a user or password: everybody sees it in status")
         if self.prometheus_url is None:
             return None
         user, password = self.prometheus_username, self.prometheus_password_file

@@ -48,7 +48,7 @@ def test_the_rules_do_what_their_tests_say(tools: Mapping[str, Path], tmp_path: 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["kind", "namespaced"])
+@pytest.mark.parametrize("name", ["kind", "namespaced", "secured"])
 def test_the_embedded_prometheus_gets_a_valid_configuration_with_the_rules(
     name: str, helm4: Helm, tools: Mapping[str, Path], tmp_path: Path
 ) -> None:

@@ -247,3 +247,34 @@ async def test_nobody_waits_for_a_prometheus_that_says_nothing_and_its_return_is
 
         await eventually(back, what="the answers are seen")
     assert asked > before
+
+
+async def test_what_was_sent_to_prometheus_does_not_come_back_in_a_message(tmp_path: Path) -> None:
+    async def repeating(request: web.Request) -> web.Response:
+        return web.json_response({"status": "error", "errorType": "bad_data", "error": str(dict(request.headers))})
+
+    token = tmp_path / "token"
+    token.write_text("a-secret-token\n")
+    async with serving(repeating) as url:
+        settings = PrometheusSettings(url, bearer_file=token, headers={"X-Secret": "another-secret"})
+        async with PrometheusClient(settings) as client:
+            with pytest.raises(Refused) as raised:
+                await client.query("up")
+    assert "(not shown)" in str(raised.value)
+    assert "a-secret-token" not in str(raised.value)
+    assert "another-secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"two\nlines", "naïve".encode()])
+async def test_a_file_that_can_be_no_token_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_bytes(content)
+    async with serving(answering(ONE)) as url, PrometheusClient(PrometheusSettings(url, bearer_file=token)) as client:
+        with pytest.raises(Denied) as raised:
+            await client.query("up")
+    assert "\n" not in str(raised.value)
+
+
+def test_an_address_with_a_password_is_refused_because_it_is_shown() -> None:
+    with pytest.raises(ValueError, match="must not hold a user or password"):
+        PrometheusSettings("https://me:secret@prometheus:9090")

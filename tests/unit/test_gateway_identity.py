@@ -3,6 +3,7 @@
 import pytest
 from multidict import CIMultiDict
 
+from retinue_gateway.errors import GatewayError
 from retinue_gateway.identity import HeaderNames, Identity, identify
 from retinue_gateway.settings import GatewaySettings
 
@@ -37,12 +38,25 @@ def test_the_headers_of_each_program_name_session_parent_and_end(headers: dict[s
     assert identify(CIMultiDict(headers), NAMES) == expected
 
 
-def test_a_long_id_is_shortened_and_still_tells_sessions_apart() -> None:
-    one, two = (identify(CIMultiDict({"x-session-id": "x" * 5000 + end}), NAMES).session for end in "ab")
-    assert one is not None
-    assert two is not None
-    assert len(one) < 128
-    assert one != two
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ([("X-Session-ID", "x" * 257)], "the header x-session-id has 257 characters: send at most 256"),
+        ([("X-Session-ID", "naïve")], "the header x-session-id holds a character that is not printable ASCII: encode"),
+        ([("X-Session-ID", "a\tb")], "the header x-session-id holds a character that is not printable ASCII"),
+        ([("X-Session-ID", "a"), ("X-Session-ID", "b")], "the header x-session-id was sent 2 times: send it once"),
+        ([("X-Session-ID", "a"), ("Session-ID", "\udcff")], "the header session-id holds a character"),
+        ([("X-Parent-Session-ID", "p" * 300)], "the header x-parent-session-id has 300 characters"),
+        ([("X-Session-Final", "perhaps")], "the header x-session-final is none of 0, 1, false, no, true, yes"),
+    ],
+)
+def test_a_header_that_can_be_no_id_is_refused_by_name_with_the_remedy(
+    headers: list[tuple[str, str]], message: str
+) -> None:
+    with pytest.raises(GatewayError) as refused:
+        identify(CIMultiDict(headers), NAMES)
+    assert (refused.value.status, refused.value.code) == (400, "invalid_header")
+    assert message in refused.value.message
 
 
 def test_header_names_come_from_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if .Values.gateway.url }}
 {{- .Values.gateway.url }}
 {{- else if .Values.gateway.enabled }}
-{{- printf "http://%s-gateway.%s.svc:%v" (include "retinue.fullname" .) .Release.Namespace .Values.gateway.service.port }}
+{{- $scheme := ternary "https" "http" (ne .Values.gateway.tls.secret "") }}
+{{- printf "%s://%s-gateway.%s.svc:%v" $scheme (include "retinue.fullname" .) .Release.Namespace .Values.gateway.service.port }}
 {{- end }}
 {{- end }}
 

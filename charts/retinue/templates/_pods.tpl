@@ -139,6 +139,65 @@ spec:
   {{- end }}
 {{- end }}
 
+{{/* What follows the port of a probe. */}}
+{{- define "retinue.probeScheme" -}}
+{{- if .Values.metrics.tls.secret }}, scheme: HTTPS{{ end }}
+{{- end }}
+
+{{/* Environment of a server of metrics; tls: the start of the variables for its certificate, own: that of all others. */}}
+{{- define "retinue.metricsEnv" -}}
+{{- $metrics := .root.Values.metrics }}
+{{- if $metrics.tls.secret }}
+- {name: {{ .tls }}TLS_CERT_FILE, value: /secrets/metrics-tls/{{ $metrics.tls.certificateKey }}}
+- {name: {{ .tls }}TLS_KEY_FILE, value: /secrets/metrics-tls/{{ $metrics.tls.keyKey }}}
+{{- end }}
+{{- if $metrics.auth.secret }}
+- {name: {{ .own }}METRICS_TOKEN_FILE, value: /secrets/metrics-auth/{{ $metrics.auth.acceptedKey }}}
+{{- end }}
+{{- end }}
+
+{{- define "retinue.metricsMounts" -}}
+{{- if .Values.metrics.tls.secret }}
+- {name: metrics-tls, mountPath: /secrets/metrics-tls, readOnly: true}
+{{- end }}
+{{- if .Values.metrics.auth.secret }}
+- {name: metrics-auth, mountPath: /secrets/metrics-auth, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "retinue.metricsVolumes" -}}
+{{- with .Values.metrics }}
+{{- if .tls.secret }}
+{{ include "retinue.secretVolume" (dict "name" "metrics-tls" "secret" .tls.secret "keys" (list .tls.certificateKey .tls.keyKey)) }}
+{{- end }}
+{{- if .auth.secret }}
+{{ include "retinue.secretVolume" (dict "name" "metrics-auth" "secret" .auth.secret "keys" (list .auth.acceptedKey)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Some keys of a Secret as files, which follow its changes. */}}
+{{- define "retinue.secretVolume" -}}
+- name: {{ .name }}
+  secret:
+    secretName: {{ .secret }}
+    defaultMode: 0440
+    items:
+    {{- range .keys }}
+    - {key: {{ . }}, path: {{ . }}}
+    {{- end }}
+{{- end }}
+
+{{/* The key for the authority that scrapers trust, nothing if there is none to trust. */}}
+{{- define "retinue.metricsAuthority" -}}
+{{- if .Values.metrics.tls.secret }}{{ .Values.metrics.tls.caKey }}{{ end }}
+{{- end }}
+
+{{/* The name that scrapers expect in the certificate of the metrics ports. */}}
+{{- define "retinue.metricsServerName" -}}
+{{- .Values.metrics.tls.serverName | default (printf "%s-metrics.%s.svc" (include "retinue.fullname" .) .Release.Namespace) }}
+{{- end }}
+
 {{/* Engines and tier servers, wherever they run. */}}
 {{- define "retinue.engineEgress" -}}
 - to:

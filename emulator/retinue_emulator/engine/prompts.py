@@ -2,6 +2,9 @@
 
 Replay sends `retinue_prompt`: the block ids of the prompt as runs, instead of megabytes of text. Ordinary clients send
 text, which is cut into blocks and hashed as a chain, as vLLM does, so that equal prefixes give equal blocks.
+
+As in vLLM, `cache_salt` is part of every block's name: prompts with different salts share nothing, here and in tiers.
+It ends the scope, so that no choice of a scope can stand for another salt.
 """
 
 from __future__ import annotations
@@ -110,13 +113,16 @@ def _pull(transfer: Mapping[str, Any]) -> RemoteKv | None:
 
 
 def _prompt(body: Mapping[str, Any], chat: bool) -> Prompt:
+    salt = body.get("cache_salt")
+    if salt is not None and (not isinstance(salt, str) or not salt):
+        raise bad_request("cache_salt must be a non-empty string", "cache_salt")
     extension = body.get("retinue_prompt")
     if extension is not None:
-        return _replayed(extension)
-    return _hashed(_messages_text(body) if chat else _completion_text(body), str(body.get("cache_salt", "")))
+        return _replayed(extension, salt or "")
+    return _hashed(_messages_text(body) if chat else _completion_text(body), salt or "")
 
 
-def _replayed(extension: object) -> Prompt:
+def _replayed(extension: object, salt: str) -> Prompt:
     where = "retinue_prompt"
     if not isinstance(extension, Mapping):
         raise bad_request(f"{where} must be an object", where)
@@ -142,7 +148,7 @@ def _replayed(extension: object) -> Prompt:
     blocks = sum(run[1] for run in out)
     if (blocks - factor) * BLOCK_TOKENS >= count:
         raise bad_request(f"{where}: {blocks * BLOCK_TOKENS} tokens of blocks, but only {count} tokens", where)
-    return Prompt(scope, tuple(out), count)
+    return Prompt(f"{scope}\0{salt}" if salt else scope, tuple(out), count)
 
 
 def _hashed(text: str, salt: str) -> Prompt:

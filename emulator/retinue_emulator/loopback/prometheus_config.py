@@ -1,7 +1,7 @@
 """The Prometheus configuration: which pods are scraped, and which of their labels become labels of the series."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,14 @@ POD_LABELS = {
 
 @dataclass(frozen=True)
 class StaticTarget:
-    """Something outside the cluster that is scraped at `address` (host:port) under /metrics."""
+    """Something outside the cluster that is scraped at `address` (host:port) under /metrics.
+
+    settings: more of its job, such as scheme, tls_config and authorization; those of the first target of a job count.
+    """
 
     job: str
     address: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def render_config(*, kubeconfig: Path | None, targets: Sequence[StaticTarget], scrape_interval: str) -> str:
@@ -39,10 +43,12 @@ def render_config(*, kubeconfig: Path | None, targets: Sequence[StaticTarget], s
     as `1s`.
     """
     jobs: dict[str, list[str]] = {}
+    settings: dict[str, Mapping[str, Any]] = {}
     for target in targets:
         jobs.setdefault(target.job, []).append(target.address)
+        settings.setdefault(target.job, target.settings)
     scrape_configs: list[dict[str, Any]] = [
-        {"job_name": job, "honor_labels": False, "static_configs": [{"targets": addresses}]}
+        {"job_name": job, "honor_labels": False, **settings[job], "static_configs": [{"targets": addresses}]}
         for job, addresses in jobs.items()
     ]
     if kubeconfig is not None:

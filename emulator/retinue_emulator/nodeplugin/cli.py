@@ -58,10 +58,10 @@ def node_plugin(
             help="Part of 127.0.0.0/8 for nodes and pods, such as 127.64.0.0/16; default: the first free one."
         ),
     ] = None,
-    metrics_port: Annotated[
-        int,
-        typer.Option(min=0, max=65535, help="Port on 127.0.0.1 for /metrics, /healthz, /behind and /faults; 0: any."),
-    ] = 0,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address of /metrics, /healthz and /behind; on loopback also of /faults.")
+    ] = "127.0.0.1",
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Their port; 0: any.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave nodes and pods behind at the end.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
 ) -> None:
@@ -70,7 +70,7 @@ def node_plugin(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     found = _read(inventory)
-    settings = PluginSettings(speed, image_pull_seconds, address_range, metrics_port, keep)
+    settings = PluginSettings(speed, image_pull_seconds, address_range, metrics_port, keep, metrics_host)
     plugin = NodePlugin(found, kubeconfig=kubeconfig, settings=settings)
     try:
         asyncio.run(_run(plugin))
@@ -114,7 +114,7 @@ async def _run(plugin: NodePlugin) -> None:
     async with plugin:
         print(
             f"{len(plugin.nodes)} nodes at {plugin.address_range}, speed {plugin.clock.speed:g}; "
-            f"http://127.0.0.1:{plugin.http_port}/metrics; Ctrl-C stops",
+            f"http://{plugin.settings.http_host}:{plugin.http_port}/metrics; Ctrl-C stops",
             flush=True,
         )
         waiting = asyncio.create_task(stop.wait())

@@ -40,8 +40,9 @@ class PluginSettings:
 
     speed: divides all times of engines, pulls and back-off. image_pull_seconds: model seconds of an image download.
     address_range: part of 127.0.0.0/8 for nodes and pods; None takes one that no other plugin uses.
-    http_port: port on 127.0.0.1 for /healthz, /metrics, /behind and /faults; 0 picks a free one, None serves nothing.
+    http_port: port for /healthz, /metrics, /behind and /faults; 0 picks a free one, None serves nothing.
     keep: leave the Node objects (and their pods) behind at the end.
+    http_host: address of that port; faults are taken on loopback only.
     """
 
     speed: float = 1.0
@@ -49,6 +50,7 @@ class PluginSettings:
     address_range: str | None = None
     http_port: int | None = None
     keep: bool = False
+    http_host: str = "127.0.0.1"
 
 
 class NodePlugin:
@@ -198,7 +200,7 @@ class NodePlugin:
         for node in self.nodes.values():
             self._spawn(node.run(), f"node-{node.name}")
         if self.settings.http_port is not None:
-            self._server = StatusServer(self, self.settings.http_port)
+            self._server = StatusServer(self, self.settings.http_host, self.settings.http_port)
             await self._server.start()
 
     def _make_node(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -15,24 +16,24 @@ from .faults import FaultError
 if TYPE_CHECKING:
     from .plugin import NodePlugin
 
-_HOST = "127.0.0.1"
-
 
 class StatusServer:
     """GET /healthz, /metrics, /behind; PUT and DELETE /faults/nodes/NAME and /faults/pods/NAMESPACE/NAME.
 
-    A PUT has the fault as its body, such as `down` or `slow-start=30s`.
+    A PUT has the fault as its body, such as `down` or `slow-start=30s`. Faults are taken on a loopback address only,
+    because nobody is authenticated here.
     """
 
-    def __init__(self, plugin: NodePlugin, port: int) -> None:
+    def __init__(self, plugin: NodePlugin, host: str, port: int) -> None:
         self._plugin = plugin
+        self._host = host
         self._registry = CollectorRegistry()
         self._registry.register(self)
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/behind", self._behind)
-        for method in ("PUT", "DELETE"):
+        for method in ("PUT", "DELETE") if _is_loopback(host) else ():
             app.router.add_route(method, "/faults/nodes/{name}", self._node_fault)
             app.router.add_route(method, "/faults/pods/{namespace}/{name}", self._pod_fault)
         self._runner = web.AppRunner(app, access_log=None)
@@ -46,7 +47,7 @@ class StatusServer:
     async def start(self) -> None:
         """Listens. Raises OSError when the port is taken."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, _HOST, self._port).start()
+        await web.TCPSite(self._runner, self._host, self._port).start()
         self._port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
@@ -129,6 +130,13 @@ class StatusServer:
         except (FaultError, ApiError) as error:
             return _refused(error)
         return web.Response(status=204)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 async def _fault(request: web.Request) -> str | None:

@@ -115,6 +115,25 @@ _GATEWAY = Section(
                 "sessionAffinity": choice("Keeps a client's address on one pod.", "ClientIP", ("None", "ClientIP")),
             },
         ),
+        "tls": _secret("the certificate of its API port", certificateKey="tls.crt", keyKey="tls.key"),
+        "auth": _secret("tenants and their tokens, see docs/security.md", tokensKey="tokens.yaml"),
+        "engineToken": _secret("the token that it sends to engines with API keys", tokenKey="token"),
+        "cacheIsolation": choice(
+            "Between whom no cached prefix is ever a hit.", "tenant", ("tenant", "namespace", "none")
+        ),
+        "limits": Section(
+            "What it takes on at one time, and how slow a client may be.",
+            {
+                "maxBodyBytes": number("Largest request body.", 67108864, 1024),
+                "maxHeldBodyBytes": number("Bodies of all requests under way.", 268435456, 1024),
+                "maxInFlight": number("Requests under way.", 4096, 1),
+                "maxInFlightPerTenant": number("Those of one tenant, or of one namespace; 0 for no limit.", 0, 0),
+                "maxConnections": number("Connections to one port.", 8192, 1),
+                "clientIdleTimeout": number("Seconds in which a connection must bring a request's head.", 75, 1),
+                "clientBodyTimeout": number("Seconds in which a request's body must come.", 60, 1),
+                "clientWriteTimeout": number("Seconds that a client may take for what waits for it.", 60, 1),
+            },
+        ),
         "sessionIdleTimeout": number("Seconds after which an idle session is no longer open.", 900, 1),
         "queueTimeout": number("Seconds that a request waits for an instance that can take it.", 60, 0),
         "shutdownDelay": number("Seconds between SIGTERM and the refusal of new requests.", 5, 0),
@@ -195,6 +214,36 @@ _PROMETHEUS = Section(
                 "resources": _resources("100m", "256Mi", "1Gi"),
                 "nodeSelector": mapping("Labels that the node must carry."),
                 "tolerations": embedded("Taints that are tolerated.", "array"),
+            },
+        ),
+    },
+)
+
+_METRICS = Section(
+    "The ports for metrics and probes of operator and gateway. Probes need no token, and check no certificate.",
+    {
+        "tls": Section(
+            "The certificate of these ports, from a Secret in the release's namespace.",
+            {
+                **_secret("the certificate", certificateKey="tls.crt", keyKey="tls.key").members,
+                "caKey": pattern(
+                    "Key for the authority that scrapers trust; empty: they do not check the certificate.",
+                    "ca.crt",
+                    r"[-._a-zA-Z0-9]+$",
+                ),
+                "serverName": pattern(
+                    "Name that scrapers expect in it; empty for FULLNAME-metrics.NAMESPACE.svc.",
+                    "",
+                    r"[-.a-z0-9]{1,253}$",
+                ),
+            },
+        ),
+        "auth": Section(
+            "Bearer tokens of scrapers, from a Secret in the release's namespace.",
+            {
+                "secret": pattern("Secret with the tokens; empty for none.", "", _NAME + "$"),
+                "acceptedKey": Value("Key for the tokens that are accepted, one per line.", "token", _SECRET_KEY),
+                "sentKey": Value("Key for the one that the chart's scrapers send.", "token", _SECRET_KEY),
             },
         ),
     },
@@ -288,6 +337,7 @@ VALUES = Section(
         ),
         "operator": _OPERATOR,
         "gateway": _GATEWAY,
+        "metrics": _METRICS,
         "prometheus": _PROMETHEUS,
         "monitoring": _MONITORING,
         "emulator": _EMULATOR,

@@ -1,6 +1,7 @@
 """Asks a draining instance itself what it still serves: a drain must not depend on Prometheus."""
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping
 
 import aiohttp
@@ -18,6 +19,7 @@ _GAUGES = (
     "trtllm_num_requests_running",
     "trtllm_num_requests_waiting",
 )
+_LARGEST_EXPOSITION = 2**23
 _TIMEOUT = aiohttp.ClientTimeout(total=3.0)
 
 
@@ -30,11 +32,7 @@ async def in_flight(session: aiohttp.ClientSession, pods: Iterable[Manifest]) ->
 
 def _is_draining_leader(pod: Manifest) -> bool:
     meta: Mapping[str, Mapping[str, str]] = pod["metadata"]
-    return (
-        drains(pod)
-        and labels.INSTANCE in meta.get("labels", {})
-        and meta["labels"].get(labels.RANK) == "0"
-    )
+    return drains(pod) and labels.INSTANCE in meta.get("labels", {}) and meta["labels"].get(labels.RANK) == "0"
 
 
 async def _count(session: aiohttp.ClientSession, pod: Manifest) -> int | None:
@@ -42,12 +40,27 @@ async def _count(session: aiohttp.ClientSession, pod: Manifest) -> int | None:
     if not address:
         return None
     try:
-        async with session.get(f"http://{address}:{labels.HTTP_PORT}/metrics", timeout=_TIMEOUT) as answer:
+        url = f"http://{address}:{labels.HTTP_PORT}/metrics"
+        # The image is a tenant's: it must not send the operator elsewhere, nor fill its memory.
+        async with session.get(url, timeout=_TIMEOUT, allow_redirects=False) as answer:
             if answer.status != 200:
                 return None
-            return requests_in(await answer.text())
+            exposition = await _bounded(answer)
+            return None if exposition is None else requests_in(exposition.decode())
     except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
         return None
+
+
+async def _bounded(answer: aiohttp.ClientResponse) -> bytes | None:
+    """The body, None if it is larger than any engine's metrics."""
+    parts: list[bytes] = []
+    size = 0
+    while part := await answer.content.readany():
+        size += len(part)
+        if size > _LARGEST_EXPOSITION:
+            return None
+        parts.append(part)
+    return b"".join(parts)
 
 
 def requests_in(exposition: str) -> int | None:
@@ -62,4 +75,5 @@ def requests_in(exposition: str) -> int | None:
             except ValueError:
                 continue
             seen = True
-    return round(total) if seen else None
+    # An engine that counts what no number is has not answered.
+    return round(total) if seen and math.isfinite(total) else None

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 
 _CHUNK = 65536
 _CONNECT_SECONDS = 2.0
+_SHORTEST_SECRET = 6
 
 
 class PrometheusError(Exception):
@@ -72,6 +74,8 @@ class PrometheusSettings:
     def __post_init__(self) -> None:
         if sum(way is not None for way in (self.basic, self.basic_file, self.bearer, self.bearer_file)) > 1:
             raise ValueError("set at most one of basic, basic_file, bearer and bearer_file")
+        if has_credentials(self.url):
+            raise ValueError("the address of Prometheus must not hold a user or password: conditions and logs show it")
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"the address of Prometheus must begin with http:// or https://, not {self.url!r}")
 
@@ -105,7 +109,8 @@ class PrometheusClient:
         if not isinstance(answer, dict) or answer.get("status") not in ("success", "error"):
             raise BadAnswer(f"{self.settings.url} answered with something else than Prometheus does")
         if answer["status"] == "error":
-            raise Refused(f"{answer.get('errorType', 'error')}: {str(answer.get('error', 'no reason given'))[:300]}")
+            told = f"{answer.get('errorType', 'error')}: {str(answer.get('error', 'no reason given'))[:300]}"
+            raise Refused(self._without_secrets(told))
         return _points(answer.get("data"))
 
     async def close(self) -> None:
@@ -162,14 +167,24 @@ class PrometheusClient:
         token = settings.bearer
         if settings.bearer_file is not None:
             token = self._secret("token", settings.bearer_file)
+            if not (token.isascii() and token.isprintable()):
+                raise Denied(f"the token for {settings.url} holds characters that no token may have")
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return headers
 
+    def _without_secrets(self, told: str) -> str:
+        """What a server tells ends in conditions and logs; a proxy may repeat there what we sent to it."""
+        for value in self._headers().values():
+            for secret in (value, value.partition(" ")[2]):
+                if len(secret) >= _SHORTEST_SECRET:
+                    told = told.replace(secret, "(not shown)")
+        return told
+
     def _secret(self, what: str, file: Path) -> str:
         try:
             return file.read_text().strip()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise Denied(f"the {what} for {self.settings.url} cannot be read: {error}") from error
 
     def _ssl(self) -> ssl.SSLContext | bool:
@@ -186,6 +201,11 @@ class PrometheusClient:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def has_credentials(url: str) -> bool:
+    """Whether an address holds a user or password, which would be seen wherever the address is shown."""
+    return "@" in urlsplit(url).netloc
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
