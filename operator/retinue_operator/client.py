@@ -15,7 +15,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 from retinue.plan import Manager, Manifest
 from retinue_operator.access import Access, AccessError, user_agent
 from retinue_operator.errors import ApiDown, Gone, Unauthorized, from_answer, one_line
-from retinue_operator.fence import Fence
+from retinue_operator.fence import Fence, clock
 from retinue_operator.resources import EVENT, Resource, identity, resource_of
 
 _APPLY = "application/apply-patch+yaml"
@@ -28,6 +28,8 @@ _PAGE = 1000
 
 # Called after every request with verb, kind, HTTP status (0 = no answer) and seconds.
 Observer = Callable[[str, str, int, float], None]
+# Called with the Date header of every answer and fence.clock() before its request.
+Dated = Callable[[str | None, float], None]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Listing:
 class KubeClient:
     """One connection pool to the API server. `async with await KubeClient.connect(access)` closes it at the end.
 
-    fence: what must let each write through. identity: which process this is, for the API server's audit log.
+    fence: what must let each write through. identity: which process this is, for the API server's audit log. dated: is
+    told what time the API server has.
     """
 
     def __init__(
@@ -52,9 +55,11 @@ class KubeClient:
         *,
         fence: Fence | None = None,
         identity: str = "",
+        dated: Dated | None = None,
     ) -> None:
         self._access = access
         self._fence = fence
+        self._dated = dated
         self._agent = user_agent(identity)
         self._api = self._open(configuration)
         self._renewing = asyncio.Lock()
@@ -62,12 +67,18 @@ class KubeClient:
 
     @classmethod
     async def connect(
-        cls, access: Access, observer: Observer | None = None, *, fence: Fence | None = None, identity: str = ""
+        cls,
+        access: Access,
+        observer: Observer | None = None,
+        *,
+        fence: Fence | None = None,
+        identity: str = "",
+        dated: Dated | None = None,
     ) -> "KubeClient":
         """Reads the credentials; talks to nobody yet. Raises AccessError."""
         configuration = await access.load()
         try:
-            return cls(access, configuration, observer, fence=fence, identity=identity)
+            return cls(access, configuration, observer, fence=fence, identity=identity, dated=dated)
         except OSError as error:
             raise AccessError(f"the certificates of {access.source()} cannot be used: {one_line(error)}") from error
 
@@ -206,7 +217,7 @@ class KubeClient:
         timeout: aiohttp.ClientTimeout,
     ) -> Manifest:
         headers = {"Accept": accept, "Content-Type": content_type, **api.default_headers}
-        started = time.monotonic()
+        started, since = time.monotonic(), clock()
         status = 0
         try:
             await api.update_params_for_auth(headers, [], ["BearerToken"], target, method, body)
@@ -214,6 +225,8 @@ class KubeClient:
                 method, api.configuration.host + target, header_params=headers, body=body, _request_timeout=timeout
             )
             status = answer.status
+            if self._dated is not None:
+                self._dated(answer.headers.get("Date"), since)
             content: bytes = await answer.response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if self._fence is not None:

@@ -30,6 +30,7 @@ from retinue_operator.queue import WorkQueue
 from retinue_operator.reconciler import Reconciler
 from retinue_operator.resources import WATCHED
 from retinue_operator.schedule import Entry
+from retinue_operator.serverclock import ServerClock
 from retinue_operator.settings import Settings
 from retinue_operator.source import Source
 from retinue_operator.status import StatusWriter
@@ -40,16 +41,20 @@ _READ_TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)
 
 
 class Runtime:
-    """One operator process with its controllers. `run()` returns the exit code; `stop()` ends it gracefully."""
+    """One operator process with its controllers. `run()` returns the exit code; `stop()` ends it gracefully.
+
+    wall: this machine's clock, which counts only until the API server has told its own time.
+    """
 
     def __init__(
-        self, settings: Settings, controllers: Sequence[Controller], clock: Callable[[], float] = time.time
+        self, settings: Settings, controllers: Sequence[Controller], wall: Callable[[], float] = time.time
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.cache = Cache()
         self._controllers = tuple(controllers)
-        self._clock = clock
+        self._wall = wall
+        self._clock = ServerClock(wall)
         self._access = Access(settings.kubeconfig, settings.context)
         self._stop = asyncio.Event()
         self._heartbeat = Heartbeat()
@@ -78,7 +83,7 @@ class Runtime:
                 terms,
                 self.settings.identity,
                 fence=fence if self.settings.leader_election else None,
-                wall=self._clock,
+                wall=self._wall,
             )
             self._elector = elector
             background = [asyncio.create_task(self._heartbeat.run(), name="heartbeat")]
@@ -101,7 +106,11 @@ class Runtime:
     async def _connect(self, stack: AsyncExitStack, fence: Fence | None) -> KubeClient:
         try:
             client = await KubeClient.connect(
-                self._access, self.metrics.request, fence=fence, identity=self.settings.identity
+                self._access,
+                self.metrics.request,
+                fence=fence,
+                identity=self.settings.identity,
+                dated=self._clock.heard,
             )
         except AccessError as error:
             raise StartError(str(error), Exit.NO_ACCESS) from error

@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -170,7 +169,6 @@ async def running(
     toy: Toy,
     *,
     server: str = "",
-    clock: Callable[[], float] = time.time,
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """The operator, through the proxy at `server` if given, until the block ends; then it must stop in order."""
@@ -179,7 +177,6 @@ async def running(
     runtime = Runtime(
         Settings(kubeconfig=kubeconfig, namespaces=(namespace,), http_host="127.0.0.1", http_port=0, **quick),
         [toy],
-        clock,
     )
     task = asyncio.create_task(runtime.run())
     try:
