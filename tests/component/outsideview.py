@@ -59,14 +59,14 @@ class OutsideView:
     def __init__(self, cluster: ControlPlane, namespace: str, untouched: frozenset[str]) -> None:
         self.broken: list[str] = []
         self.cache = Cache()
-        self.writes_seen = 0
         self._cluster = cluster
         self._namespace = namespace
         self._untouched = untouched
         self._hands_off = False
+        self._judging = True
         self._world = _World(self.cache)
         self._specs: defaultdict[tuple[str, str], deque[tuple[float, Manifest]]] = defaultdict(deque)
-        self._deleted: dict[str, float] = {}
+        self._deleted: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self.streams = 0
         self.refused = 0
@@ -77,7 +77,11 @@ class OutsideView:
 
     def gone(self, pool: str) -> None:
         """The user deletes this pool: its pods go with it, whatever they do."""
-        self._deleted[pool] = time.monotonic()
+        self._deleted.add(pool)
+
+    def everything_goes(self) -> None:
+        """The user deletes all there is."""
+        self._judging = False
 
     async def __aenter__(self) -> "OutsideView":
         tls = ssl.create_default_context(cafile=str(self._cluster.ca_file))
@@ -142,7 +146,7 @@ class OutsideView:
             self.refused += 1
             return
         self.streams += 1
-        if not finished and meta["labels"].get(labels.POOL) not in self._deleted:
+        if not finished and self._judging and meta["labels"].get(labels.POOL) not in self._deleted:
             self.broken.append(f"no_request_is_cut: {meta['name']} after its first token: {error}")
 
     # --- what happens -------------------------------------------------------------------------------------------------
@@ -194,7 +198,7 @@ class OutsideView:
         if pod is None:
             return
         pool = pod["metadata"].get("labels", {}).get(labels.POOL)
-        if pool is None or pool in self._deleted:
+        if pool is None or pool in self._deleted or not self._judging:
             # A cache server ends at once: its blocks are only a copy.
             return
         self._world.now = time.time()

@@ -96,10 +96,11 @@ async def test_promises_hold_whenever_the_operator_is_killed(
                 )
                 if number < KILLS:
                     assert await life.end() == 0
+        assert view.streams > 0
+        view.everything_goes()
         await all_gone(client, namespace)
         assert await life.end() == 0
     assert not view.broken, view.broken
-    assert view.streams > 0
 
 
 def arguments(cluster: ControlPlane, namespace: str, server: str) -> list[str]:
