@@ -39,7 +39,7 @@ def deaths(chance: random.Random) -> Death:
     """The next one. Most are at one of the first writes, where there is something half done."""
     of = chance.choices(("write", "request", "time"), (0.7, 0.15, 0.15))[0]
     count = chance.choice((1, 1, 2, 2, 3, 4, 5, 6, 8, 11)) if of == "write" else chance.randint(1, 60)
-    patience = chance.uniform(0.2, 3.0) if of == "time" else 3.0
+    patience = chance.uniform(0.2, 2.0) if of == "time" else 2.0
     return Death(of, count, chance.random() < 0.5, patience, chance.choice(SKEWS))
 
 

@@ -7,7 +7,6 @@ RETINUE_KILLS and RETINUE_SEED choose how many and which; `make soak` kills a th
 
 import os
 import random
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,16 +14,14 @@ from pathlib import Path
 import pytest
 
 from retinue_emulator.loopback import ControlPlane
-from retinue_emulator.loopback.process import ChildProcess
 from retinue_operator.access import Access
 from retinue_operator.client import KubeClient
 
+from .emulatednodes import emulated_nodes
 from .faultyserver import faulty
 from .killscenario import CLASSES, INVENTORY, SPEED, STEADY, User, all_gone, converged, node_classes
 from .lives import deaths, lives
-from .operatorprocess import LEASE
 from .outsideview import OutsideView
-from .product import REPOSITORY
 
 pytestmark = pytest.mark.component
 
@@ -39,25 +36,12 @@ async def nodes(cluster: ControlPlane, tmp_path: Path) -> AsyncIterator[None]:
     """Emulated nodes and their classes, with nothing of other tests on them."""
     if not isinstance(cluster, ControlPlane):
         pytest.skip("needs an API server whose key is ours to use")
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY / "deploy"))
-    cluster.kubectl("delete", *LEASE, "--ignore-not-found")
-    (tmp_path / "inventory.yaml").write_text(INVENTORY)
-    kubeconfig = cluster.service_account_kubeconfig("retinue-system", "retinue-emulator")
-    plugin = ChildProcess.spawn(
-        "node-plugin",
-        [
-            *(sys.executable, "-m", "retinue_emulator", "node-plugin"),
-            *("--inventory", str(tmp_path / "inventory.yaml"), "--speed", f"{SPEED:g}"),
-            *("--kubeconfig", str(kubeconfig)),
-        ],
-        log=tmp_path / "node-plugin.log",
-    )
-    cluster.apply(*node_classes())
-    try:
-        yield
-    finally:
-        await plugin.stop(10)
-        cluster.kubectl("delete", "nodeclass", *CLASSES, "--ignore-not-found")
+    async with emulated_nodes(cluster, tmp_path, INVENTORY, SPEED):
+        cluster.apply(*node_classes())
+        try:
+            yield
+        finally:
+            cluster.kubectl("delete", "nodeclass", *CLASSES, "--ignore-not-found")
 
 
 @pytest.mark.usefixtures("nodes")
@@ -81,7 +65,7 @@ async def test_promises_hold_whenever_the_operator_is_killed(
         assert await life.end() == 0
         began = time.monotonic()
         for number in range(1, KILLS + 1):
-            if chance.random() < 0.6:
+            if chance.random() < 0.8:
                 await user.act()
             await life.live_and_die(deaths(chance))
             assert not view.broken, (number, user.done[-5:], view.broken)
