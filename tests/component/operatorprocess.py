@@ -11,6 +11,8 @@ from retinue_emulator.loopback import ClusterAccess, eventually
 RBAC = Path(__file__).resolve().parents[2] / "deploy" / "rbac-operator.yaml"
 LEASE = ("lease/retinue-operator", "--namespace=retinue-system")
 DURATION = 3.0
+# Short, but not so short that a busy machine loses the lease by itself.
+UNHURRIED = ("--lease-duration=7", "--lease-renew-deadline=5", "--lease-retry-period=0.5")
 _SKEWED = """
 import functools, time
 from retinue_operator import cli, process
@@ -81,6 +83,8 @@ async def operator(
         if process.returncode is None:
             process.kill()
         await started.ended()
+        # Shown by pytest when the test fails.
+        print(f"the last of {name}'s log:", *started.log[-40:], sep="\n")
 
 
 def holder(access: ClusterAccess) -> str:

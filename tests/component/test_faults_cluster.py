@@ -14,7 +14,7 @@ from retinue_emulator.loopback import ClusterAccess, ControlPlane, eventually
 
 from .emulatednodes import emulated_nodes
 from .manifests import SMALL_MODEL
-from .operatorprocess import Operator, operator
+from .operatorprocess import UNHURRIED, Operator, operator
 
 pytestmark = pytest.mark.component
 
@@ -101,7 +101,7 @@ def complaints(leader: Operator) -> list[str]:
 
 async def test_an_instance_whose_whole_rack_is_lost_goes_to_another_one(nodes: ControlPlane, namespace: str) -> None:
     shape = {"parallelism": {"tensor": 8, "data": 2}, "topology": {"pack": "rack"}}
-    async with operator(nodes, "first", namespace) as leader:
+    async with operator(nodes, "first", namespace, *UNHURRIED) as leader:
         await asyncio.to_thread(nodes.apply, pool(namespace, "wide", 1, **shape))
         before = await serving(nodes, namespace, "wide", 1)
         lost = {pod["spec"]["nodeName"] for pod in before}
@@ -141,7 +141,7 @@ async def test_an_instance_whose_whole_rack_is_lost_goes_to_another_one(nodes: C
 async def test_evicted_deleted_and_stuck_pods_are_replaced_and_a_foreign_finalizer_is_left_alone(
     nodes: ControlPlane, namespace: str
 ) -> None:
-    async with operator(nodes, "first", namespace) as leader:
+    async with operator(nodes, "first", namespace, *UNHURRIED) as leader:
         await asyncio.to_thread(nodes.apply, pool(namespace, "small", 3))
         evicted, deleted, stuck = sorted(pod["metadata"]["name"] for pod in await serving(nodes, namespace, "small", 3))
         hold = json.dumps({"metadata": {"finalizers": ["example.com/mine"]}})
@@ -182,7 +182,7 @@ async def test_a_namespace_deleted_in_the_middle_of_everything_goes_quietly_and_
     nodes: ControlPlane, namespace: str
 ) -> None:
     doomed = f"{namespace[:50]}-doomed"
-    async with operator(nodes, "first", f"{namespace},{doomed}") as leader:
+    async with operator(nodes, "first", f"{namespace},{doomed}", *UNHURRIED) as leader:
         await asyncio.to_thread(nodes.apply, pool(namespace, "stays", 1))
         kept = await serving(nodes, namespace, "stays", 1)
         await asyncio.to_thread(nodes.kubectl, "create", "namespace", doomed)

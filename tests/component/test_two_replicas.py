@@ -26,7 +26,7 @@ from retinue_operator.fence import Fence
 from retinue_operator.metrics import Metrics
 
 from .faultyserver import faulty
-from .operatorprocess import LEASE, RBAC, Operator, holder, operator
+from .operatorprocess import LEASE, RBAC, UNHURRIED, Operator, holder, operator
 from .toy import POD_SPEC, tier
 
 pytestmark = pytest.mark.component
@@ -41,8 +41,6 @@ NODE_CLASS: Manifest = {
     "metadata": {"name": "two-replicas"},
     "spec": {"family": "CPU", "nodeSelector": {"node-role": "two-replicas"}},
 }
-# Short, but not so short that a busy machine loses the lease by itself.
-UNHURRIED = ("--lease-duration=7", "--lease-renew-deadline=5", "--lease-retry-period=0.5")
 DEFAULTS = ("--lease-duration=10", "--lease-renew-deadline=7", "--lease-retry-period=2")
 
 

@@ -267,3 +267,28 @@ def test_a_degradation_that_was_planned_keeps_its_reason_and_gets_the_error_join
     status = with_errors({"conditions": [planned]}, {}, (failure(ErrorClass.FORBIDDEN),), 3, 0.0)
     assert status["conditions"][0]["reason"] == "InstanceFailed"
     assert status["conditions"][0]["message"] == "instance a failed; apply Pod ns/a: no"
+
+
+async def test_a_field_that_the_crd_lacks_is_left_out_of_the_status_and_the_rest_is_written(bench: Bench) -> None:
+    await bench.apply(pod("a"))
+    apply = bench.server.apply_status
+    sent: list[Manifest] = []
+
+    async def strict(manifest: Manifest) -> Manifest:
+        sent.append(manifest["status"])
+        if "extra" in manifest["status"] or any("why" in entry for entry in manifest["status"]["instances"]):
+            raise InvalidObject(
+                "failed to create typed patch object (ns/a; v1, Kind=Pod): errors:\n  .status.extra: field not declared "
+                'in schema\n  .status.instances[name="x"].why: field not declared in schema',
+                500,
+            )
+        return await apply(manifest)
+
+    bench.server.apply_status = strict  # type: ignore[method-assign]
+    status = {"replicas": 2, "extra": 1, "instances": [{"name": "x", "why": "new"}]}
+    outcome = await bench.statuses.write(Key("Pod", "ns", "a"), status)
+    assert outcome.errors == ()
+    assert sent[-1] == {"replicas": 2, "instances": [{"name": "x"}]}
+    # What it has learned it need not be told again, and what is as planned is not written again.
+    assert (await bench.statuses.write(Key("Pod", "ns", "a"), status)).skipped == 1
+    assert len(sent) == 2
