@@ -175,16 +175,17 @@ class OutsideView:
     def _happened(self, type_: str, manifest: Manifest) -> None:
         kind, namespace, name = identity(manifest)
         before = self.cache.get(kind, namespace, name)
-        if type_ == "DELETED":
+        gone = type_ == "DELETED"
+        if kind == "Pod":
+            self._check_before(before, None if gone else manifest)
+        if gone:
             self.cache.remove(manifest)
         else:
             self.cache.put(manifest)
-        if kind != "Pod":
-            if type_ != "DELETED":
-                self._remember(kind, manifest)
-            return
-        after = None if type_ == "DELETED" else self.cache.get(kind, namespace, name)
-        self._check(before, after)
+        if kind == "Pod":
+            self._check(before, None if gone else self.cache.get(kind, namespace, name))
+        elif not gone:
+            self._remember(kind, manifest)
 
     def _remember(self, kind: str, manifest: Manifest) -> None:
         history = self._specs[kind, manifest["metadata"]["name"]]
@@ -193,28 +194,34 @@ class OutsideView:
             if len(history) > 20:
                 history.popleft()
 
+    def _judged(self, pod: Manifest) -> bool:
+        pool = pod["metadata"].get("labels", {}).get(labels.POOL)
+        # A cache server ends at once: its blocks are only a copy.
+        return pool is not None and pool not in self._deleted and self._judging
+
+    def _moment(self, before: Manifest | None, after: Manifest | None) -> Moment:
+        self._world.now = time.time()
+        change = Change(time.time(), Manager.INSTANCE, before, after)
+        return Moment(change, self.cache, self._world, "quiet")  # type: ignore[arg-type]
+
+    def _check_before(self, before: Manifest | None, after: Manifest | None) -> None:
+        """What is judged by what was true before the change."""
+        if before is None or after is None or not self._judged(after):
+            return
+        if not self._enough(self._moment(before, after), after):
+            self.broken.append(f"enough_instances_serve_on: {after['metadata']['name']} became unroutable")
+
     def _check(self, before: Manifest | None, after: Manifest | None) -> None:
         pod = after if after is not None else before
-        if pod is None:
+        if pod is None or not self._judged(pod):
             return
-        pool = pod["metadata"].get("labels", {}).get(labels.POOL)
-        if pool is None or pool in self._deleted or not self._judging:
-            # A cache server ends at once: its blocks are only a copy.
-            return
-        self._world.now = time.time()
-        moment = Moment(Change(time.time(), Manager.INSTANCE, before, after), self.cache, self._world, "quiet")  # type: ignore[arg-type]
         where = pod["metadata"]["name"]
-        if not an_instance_has_one_revision(moment):
+        if not an_instance_has_one_revision(self._moment(before, after)):
             self.broken.append(f"an_instance_has_one_revision: {where}")
-        if not self._enough(moment, pod):
-            self.broken.append(f"enough_instances_serve_on: {where} became unroutable")
         if _ends(before, after) and not self._drained(before):
             self.broken.append(f"a_serving_instance_ends_only_drained: {where}")
-        if (
-            self._hands_off
-            and pod["metadata"]["labels"].get(labels.POOL) in self._untouched
-            and _touched(before, after)
-        ):
+        steady = pod["metadata"]["labels"][labels.POOL] in self._untouched
+        if self._hands_off and steady and _touched(before, after):
             self.broken.append(f"an_undisturbed_instance_is_never_touched: {where}")
 
     def _enough(self, moment: Moment, pod: Manifest) -> bool:
