@@ -11,7 +11,7 @@ from retinue_operator.client import KubeClient
 from retinue_operator.errors import NotFound
 from retinue_operator.resources import OWN_KINDS, WATCHED
 
-from .manifests import SMALL_MODEL
+from ..component.manifests import SMALL_MODEL
 from .outsideview import DRAIN_SECONDS, OutsideView
 
 INVENTORY = """

@@ -25,9 +25,9 @@ from retinue_operator.errors import ErrorClass, KubeError
 from retinue_operator.fence import Fence
 from retinue_operator.metrics import Metrics
 
+from ..component.operatorprocess import LEASE, RBAC, UNHURRIED, Operator, holder, operator
+from ..component.toy import POD_SPEC, tier
 from .faultyserver import faulty
-from .operatorprocess import LEASE, RBAC, UNHURRIED, Operator, holder, operator
-from .toy import POD_SPEC, tier
 
 pytestmark = pytest.mark.component
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from retinue_emulator.loopback import ClusterAccess
 from retinue_emulator.loopback.process import ChildProcess
 
-from .operatorprocess import LEASE
-from .product import REPOSITORY
+from ..component.operatorprocess import LEASE
+from ..component.product import REPOSITORY
 
 
 @asynccontextmanager

@@ -12,9 +12,9 @@ import pytest
 from retinue.plan import Manifest
 from retinue_emulator.loopback import ClusterAccess, ControlPlane, eventually
 
+from ..component.manifests import SMALL_MODEL
+from ..component.operatorprocess import UNHURRIED, Operator, operator
 from .emulatednodes import emulated_nodes
-from .manifests import SMALL_MODEL
-from .operatorprocess import UNHURRIED, Operator, operator
 
 pytestmark = pytest.mark.component
 

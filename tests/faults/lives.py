@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,19 +20,22 @@ from .faultyserver import writes
 
 _ZYGOTE = Path(__file__).parent / "zygote.py"
 _HOURS = 3600.0
+_LOOK_SECONDS = 0.02
+_IDLE_SECONDS = 1.0
+_LONGEST_SECONDS = 10.0
 SKEWS = (0.0, 0.0, 5 * _HOURS, -5 * _HOURS)
 """By how much a life's wall clock is wrong, in seconds."""
 
 
 @dataclass(frozen=True)
 class Death:
-    """When a life ends: at its `count`th write or request of any kind, before or after the server has got it, or, if
-    that does not come, `patience` seconds after its start."""
+    """When a life ends: at its `count`th write or request of any kind, before or after the server has got it; if that
+    does not come, as soon as it has nothing to do. Or `after` so many seconds since its first request."""
 
     of: str
     count: int
     answered: bool
-    patience: float
+    after: float
     skew: float
 
 
@@ -39,8 +43,8 @@ def deaths(chance: random.Random) -> Death:
     """The next one. Most are at one of the first writes, where there is something half done."""
     of = chance.choices(("write", "request", "time"), (0.7, 0.15, 0.15))[0]
     count = chance.choice((1, 1, 2, 2, 3, 4, 5, 6, 8, 11)) if of == "write" else chance.randint(1, 60)
-    patience = chance.uniform(0.2, 2.0) if of == "time" else 2.0
-    return Death(of, count, chance.random() < 0.5, patience, chance.choice(SKEWS))
+    after = chance.uniform(0.0, 2.0) if of == "time" else _LONGEST_SECONDS
+    return Death(of, count, chance.random() < 0.5, after, chance.choice(SKEWS))
 
 
 class Lives:
@@ -71,16 +75,27 @@ class Lives:
         ended = self._ended[pid]
         rule = self._proxy.inject(Meet(lambda _: _kill(pid), death.answered), _Nth(death))
         try:
-            async with asyncio.timeout(death.patience):
-                code = await asyncio.shield(ended)
-            how = "between requests" if death.of == "time" else f"at a {death.of}"
-        except TimeoutError:
+            how = await self._until_dead(death, ended)
             _kill(pid)
             code = await ended
-            how = "between requests"
         finally:
             self._remove(rule)
         self.died[how if code == -signal.SIGKILL else f"by itself with {code}"] += 1
+
+    async def _until_dead(self, death: Death, ended: asyncio.Future[int]) -> str:
+        """Returns when the life is over or must end now; how, in words."""
+        born, begun = time.monotonic(), None
+        while not ended.done():
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = time.monotonic()
+            last = self._proxy.seen[-1].time if self._proxy.seen else 0.0
+            if begun is None and last > born:
+                begun = now
+            if begun is not None and now - begun >= death.after:
+                return "between requests"
+            if begun is not None and death.of != "time" and now - last >= _IDLE_SECONDS:
+                return "with nothing to do"
+        return f"at a {death.of}"
 
     async def end(self, sig: signal.Signals = signal.SIGTERM) -> int:
         """Ends the life that goes on; its exit code."""

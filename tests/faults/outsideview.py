@@ -24,10 +24,10 @@ from retinue_emulator.loopback import ControlPlane
 from retinue_operator.cache import Cache
 from retinue_operator.resources import OWN_KINDS, POD, identity
 
+from ..component.manifests import SMALL_MODEL
+from ..component.traffic import stream
 from ..simulation.api import Change
 from ..simulation.invariants import Moment, an_instance_has_one_revision, enough_instances_serve_on
-from .manifests import SMALL_MODEL
-from .traffic import stream
 
 _MODEL = str(SMALL_MODEL["name"])
 DRAIN_SECONDS = 30.0

@@ -14,8 +14,8 @@ from retinue_operator.preflight import Exit
 from retinue_operator.runtime import Runtime
 from retinue_operator.settings import Settings
 
-from .test_shell_runtime import CRDS
-from .toy import Running, Toy, prepare, running, tier
+from ..component.toy import Running, Toy, prepare, running, tier
+from .faultyserver import CRDS
 
 pytestmark = pytest.mark.component
 

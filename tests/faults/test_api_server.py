@@ -27,9 +27,8 @@ from retinue_emulator.faultproxy import (
 )
 from retinue_emulator.loopback import ClusterAccess, ControlPlane, eventually
 
-from .faultyserver import Watches, faulty, no_watch, writes
-from .test_shell_runtime import CRDS
-from .toy import Running, Toy, running, tier
+from ..component.toy import Running, Toy, running, tier
+from .faultyserver import CRDS, Watches, faulty, no_watch, writes
 
 pytestmark = pytest.mark.component
 

@@ -3,11 +3,14 @@
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from retinue_emulator.faultproxy import FaultProxy, Request
 from retinue_emulator.loopback import ClusterAccess, ControlPlane
+
+CRDS = Path(__file__).resolve().parents[2] / "crds"
 
 
 @asynccontextmanager
