@@ -4,6 +4,7 @@
 #   make test            all tests that need no container engine
 #   make e2e             a kind cluster with the product installed by Helm, and everything proved on it; KUBECONFIG=...
 #                        runs it on an existing cluster
+#   make soak            the long versions of tests that are bounded in make test, about an hour; SEED=n chooses another run
 #   make audit           known vulnerabilities of the packages that are used; exit code 3: no database could be reached
 #   make verify          formatting, types, import rules, generated files
 SHELL := /bin/bash
@@ -18,7 +19,7 @@ export RETINUE_KIND_BUILDER ?= $(abspath $(KIND_BUILDER))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e verify audit generate format binaries images load clean
+.PHONY: help demo test soak e2e verify audit generate format binaries images load clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,11 @@ demo: binaries ## the whole product on this machine; KEEP=1 leaves the cluster u
 test: binaries ## all tests that need no container engine, side by side; TESTS=tests/unit runs a part
 	@$(BIN)/retinue-emulator loopback build helm4 helm3 >/dev/null
 	@$(BIN)/python -m pytest $(or $(TESTS),-n auto)
+
+# Each line is one long run. Their seeds are printed, and chosen with SEED.
+soak: binaries ## the long versions of bounded tests: 1,000 kills, 20 changes of leaders; KILLS=n, SEED=n
+	RETINUE_KILLS=$(or $(KILLS),1000) $(if $(SEED),RETINUE_SEED=$(SEED)) $(BIN)/python -m pytest -s tests/faults/test_kill_anywhere.py
+	RETINUE_SOAK_ROUNDS=20 $(BIN)/python -m pytest -s tests/faults/test_two_replicas.py
 
 e2e: $(READY) ## everything on a kind cluster, or on that of KUBECONFIG; E2E_ARGS="--keep -- -k drain"
 	@$(BIN)/python e2e $(E2E_ARGS)

@@ -3,7 +3,7 @@
 from xdist.scheduler import LoadScopeScheduling
 
 # The component tests stay together, because their last one judges what all of them have done on their API server.
-_CLUSTERS = {"component": "component", "crd": "chart", "chart": "chart"}
+_CLUSTERS = {"component": "component", "crd": "chart", "chart": "chart", "faults": "faults"}
 
 
 class OneWorkerPerCluster(LoadScopeScheduling):

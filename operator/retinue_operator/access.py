@@ -1,6 +1,7 @@
 """Where the API server is and who we are: one source of credentials for our client and for kopf."""
 
 import os
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
 from kubernetes.aio.config.kube_config import load_kube_config
 
+_NOT_PRINTABLE = re.compile(r"[^ -~]")
 _DEFAULT_KUBECONFIG = Path("~/.kube/config")
 
 
@@ -60,3 +62,8 @@ def authorization(configuration: Configuration) -> tuple[str | None, str | None]
     """Scheme and credentials of the Authorization header ("Bearer", token); (None, None) with client certificates."""
     scheme, _, credentials = configuration.api_key.get("BearerToken", "").partition(" ")
     return scheme.capitalize() or None, credentials.strip() or None
+
+
+def user_agent(identity: str) -> str:
+    """The User-Agent header of the process with this identity: whose a request is, in the API server's audit log."""
+    return "retinue-operator" + (f" ({_NOT_PRINTABLE.sub('?', identity)})" if identity else "")

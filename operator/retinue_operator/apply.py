@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from retinue.api.labels import SPEC_HASH
+from retinue.api.labels import ROUTABLE, SPEC_HASH
 from retinue.plan import Apply, Delete, Manager, Manifest, Plan
 from retinue_operator.cache import Cache
 from retinue_operator.client import KubeClient
@@ -132,7 +132,7 @@ class Applier:
         # Bound to the object that the plan was made for: a successor or a deleted one is a conflict, not a surprise.
         # A name that should be free is not taken by force.
         answer = await self._client.apply(
-            planned if live is None else _bound(planned, live["metadata"]["uid"]),
+            planned if live is None else _bound(planned, live["metadata"], to_version=_takes_away(wish)),
             wish.manager,
             force=live is not None,
         )
@@ -152,6 +152,7 @@ class Applier:
                 removal.namespace,
                 removal.name,
                 uid=removal.uid,
+                version=live["metadata"].get("resourceVersion"),
                 grace_seconds=removal.grace_seconds,
             )
         except NotFound:
@@ -196,5 +197,18 @@ def _stamped(manifest: Manifest, hash_: str) -> Manifest:
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
-def _bound(manifest: Manifest, uid: str) -> Manifest:
-    return {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
+def _takes_away(wish: Apply) -> bool:
+    """Whether it takes an engine out of service or sizes a pool: wrong if anything has changed meanwhile.
+
+    A write can be under way for long, and another operator may lead when it arrives.
+    """
+    if wish.manager == Manager.AUTOSCALER:
+        return True
+    return (wish.manifest["metadata"].get("labels") or {}).get(ROUTABLE) == "false"
+
+
+def _bound(manifest: Manifest, live: Manifest, *, to_version: bool) -> Manifest:
+    bond = {"uid": live["uid"]}
+    if to_version and "resourceVersion" in live:
+        bond["resourceVersion"] = live["resourceVersion"]
+    return {**manifest, "metadata": {**manifest["metadata"], **bond}}

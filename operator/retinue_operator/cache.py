@@ -1,7 +1,7 @@
 """What the cluster looks like now, as far as we know: never older than what was seen before, corrected by each list."""
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from retinue.api.labels import AGENT_POOL, INSTANCE, POOL, TIER
@@ -101,6 +101,17 @@ class Cache:
             if inside and name not in listed and version(old) <= resource_version:
                 changed += self.remove(old)
         return changed + sum(self.put(item) for item in listed.values())
+
+    def keep(self, kind: str, uids: Container[str], resource_version: int, namespace: str | None = None) -> int:
+        """Removes what a list of uids lacks, as `replace` does; returns how many objects went."""
+        gone = [
+            old
+            for name, old in self._objects[kind].items()
+            if (namespace is None or name[0] == namespace)
+            and old["metadata"].get("uid", "") not in uids
+            and version(old) <= resource_version
+        ]
+        return sum(self.remove(old) for old in gone)
 
     def _store(self, kind: str, name: _Name, old: Manifest | None, new: Manifest | None) -> None:
         if old is not None:

@@ -67,6 +67,7 @@ def run(
     min_gap: Annotated[float | None, typer.Option(help=_help("min_gap"))] = None,
     max_backoff: Annotated[float | None, typer.Option(help=_help("max_backoff"))] = None,
     sweep_interval: Annotated[float | None, typer.Option(help=_help("sweep_interval"))] = None,
+    watch_silence: Annotated[float | None, typer.Option(help=_help("watch_silence"))] = None,
     stop_grace: Annotated[float | None, typer.Option(help=_help("stop_grace"))] = None,
     log_format: Annotated[LogFormat | None, typer.Option(help=_help("log_format"))] = None,
     log_level: Annotated[LogLevel | None, typer.Option(help=_help("log_level"))] = None,

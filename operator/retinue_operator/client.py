@@ -10,21 +10,26 @@ from urllib.parse import quote, urlencode
 import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.client.rest import RESTClientObject
 
 from retinue.plan import Manager, Manifest
-from retinue_operator.access import Access, AccessError
+from retinue_operator.access import Access, AccessError, user_agent
 from retinue_operator.errors import ApiDown, Gone, Unauthorized, from_answer, one_line
+from retinue_operator.fence import Fence, clock
 from retinue_operator.resources import EVENT, Resource, identity, resource_of
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _JSON = "application/json"
+_NAMES = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _LIST_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=5)
 _PAGE = 1000
 
 # Called after every request with verb, kind, HTTP status (0 = no answer) and seconds.
 Observer = Callable[[str, str, int, float], None]
+# Called with the Date header of every answer and fence.clock() before its request.
+Dated = Callable[[str | None, float], None]
 
 
 @dataclass(frozen=True)
@@ -36,20 +41,44 @@ class Listing:
 
 
 class KubeClient:
-    """One connection pool to the API server. `async with await KubeClient.connect(access)` closes it at the end."""
+    """One connection pool to the API server. `async with await KubeClient.connect(access)` closes it at the end.
 
-    def __init__(self, access: Access, configuration: Configuration, observer: Observer | None = None) -> None:
+    fence: what must let each write through. identity: which process this is, for the API server's audit log. dated: is
+    told what time the API server has.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        configuration: Configuration,
+        observer: Observer | None = None,
+        *,
+        fence: Fence | None = None,
+        identity: str = "",
+        dated: Dated | None = None,
+    ) -> None:
         self._access = access
+        self._fence = fence
+        self._dated = dated
+        self._agent = user_agent(identity)
         self._api = self._open(configuration)
         self._renewing = asyncio.Lock()
         self._observer = observer
 
     @classmethod
-    async def connect(cls, access: Access, observer: Observer | None = None) -> "KubeClient":
+    async def connect(
+        cls,
+        access: Access,
+        observer: Observer | None = None,
+        *,
+        fence: Fence | None = None,
+        identity: str = "",
+        dated: Dated | None = None,
+    ) -> "KubeClient":
         """Reads the credentials; talks to nobody yet. Raises AccessError."""
         configuration = await access.load()
         try:
-            return cls(access, configuration, observer)
+            return cls(access, configuration, observer, fence=fence, identity=identity, dated=dated)
         except OSError as error:
             raise AccessError(f"the certificates of {access.source()} cannot be used: {one_line(error)}") from error
 
@@ -79,6 +108,12 @@ class KubeClient:
                 raise
             # The list took so long that its snapshot was compacted away: once more in a single piece.
             return await self._pages(resource, namespace, selector, 0)
+
+    async def list_uids(self, kind: str, namespace: str = "") -> tuple[frozenset[str], int]:
+        """The uids of what `list` would return, and the resource version, for a fraction of the work."""
+        resource = resource_of(kind)
+        found = await self._pages(resource, namespace, resource.selector, 0, accept=_NAMES)
+        return frozenset(item["metadata"]["uid"] for item in found.items), found.resource_version
 
     async def get(self, kind: str, namespace: str, name: str) -> Manifest:
         """One object; raises NotFound."""
@@ -114,15 +149,24 @@ class KubeClient:
         return await self.apply(manifest, Manager.STATUS, force=True, subresource="status")
 
     async def delete(
-        self, kind: str, namespace: str, name: str, *, uid: str | None = None, grace_seconds: int | None = None
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        *,
+        uid: str | None = None,
+        version: str | None = None,
+        grace_seconds: int | None = None,
     ) -> Manifest:
         """Deletes exactly the object with that uid; the answer is the object, or a Status when it is gone at once.
 
-        Raises NotFound, or Conflict when another object has taken the name.
+        Raises NotFound, or Conflict when another object has taken the name or, with `version`, when it is not of that
+        resource version any more.
         """
         options: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
+        conditions = {"uid": uid, "resourceVersion": version}
+        if met := {name: value for name, value in conditions.items() if value is not None}:
+            options["preconditions"] = met
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
         return await self.request("DELETE", kind, resource_of(kind).path(namespace, name), body=options)
@@ -149,16 +193,17 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
         content_type: str = _JSON,
+        accept: str = _JSON,
         timeout: aiohttp.ClientTimeout = _TIMEOUT,
     ) -> Manifest:
         """One request; refused credentials are read again once. Raises a KubeError, never an aiohttp error."""
         target = quote(path) + (f"?{urlencode(query)}" if query else "")
         api = self._api
         try:
-            return await self._once(api, method, kind, target, body, content_type, timeout)
+            return await self._once(api, method, kind, target, body, content_type, accept, timeout)
         except Unauthorized:
             await self._renew(api)
-            return await self._once(self._api, method, kind, target, body, content_type, timeout)
+            return await self._once(self._api, method, kind, target, body, content_type, accept, timeout)
 
     async def _once(
         self,
@@ -168,10 +213,11 @@ class KubeClient:
         target: str,
         body: Manifest | None,
         content_type: str,
+        accept: str,
         timeout: aiohttp.ClientTimeout,
     ) -> Manifest:
-        headers = {"Accept": _JSON, "Content-Type": content_type, **api.default_headers}
-        started = time.monotonic()
+        headers = {"Accept": accept, "Content-Type": content_type, **api.default_headers}
+        started, since = time.monotonic(), clock()
         status = 0
         try:
             await api.update_params_for_auth(headers, [], ["BearerToken"], target, method, body)
@@ -179,34 +225,48 @@ class KubeClient:
                 method, api.configuration.host + target, header_params=headers, body=body, _request_timeout=timeout
             )
             status = answer.status
+            if self._dated is not None:
+                self._dated(answer.headers.get("Date"), since)
             content: bytes = await answer.response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if self._fence is not None:
+                # aiohttp makes a lost connection of what the fence said before the body.
+                self._fence.check(method)
             raise ApiDown(f"{api.configuration.host} does not answer: {one_line(error)}") from error
         finally:
             if self._observer is not None:
                 self._observer(method, kind, status, time.monotonic() - started)
         try:
             parsed = json.loads(content) if content else {}
-        except ValueError:
+        except ValueError as error:
+            if status < 400:
+                raise ApiDown(f"{api.configuration.host} answered with something else than JSON") from error
             # Proxies and an API server that is going down answer with plain text.
             parsed = {"message": content.decode(errors="replace")[:256]}
         if status >= 400:
             raise from_answer(status, parsed, answer.headers)
         return parsed if isinstance(parsed, dict) else {"items": parsed}
 
-    async def _pages(self, resource: Resource, namespace: str, selector: str, page: int) -> Listing:
+    async def _pages(
+        self, resource: Resource, namespace: str, selector: str, page: int, accept: str = _JSON
+    ) -> Listing:
         query = {"limit": str(page)} if page else {}
         if selector:
             query["labelSelector"] = selector
         items: list[Manifest] = []
         while True:
             path = resource.path(namespace if resource.namespaced else "")
-            found = await self.request("GET", resource.kind, path, query=query, timeout=_LIST_TIMEOUT)
-            # Items of a list come without type: every object in this program has one.
-            items += [{**item, "apiVersion": resource.api_version, "kind": resource.kind} for item in found["items"]]
-            token = found["metadata"].get("continue")
+            found = await self.request("GET", resource.kind, path, query=query, accept=accept, timeout=_LIST_TIMEOUT)
+            try:
+                # Items of a list come without type: every object in this program has one. No items may be null.
+                items += [
+                    {**item, "apiVersion": resource.api_version, "kind": resource.kind} for item in found["items"] or []
+                ]
+                token, version = found["metadata"].get("continue"), int(found["metadata"]["resourceVersion"])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ApiDown(f"{self.server} answered {path} with something else than a list") from error
             if not token:
-                return Listing(tuple(items), int(found["metadata"]["resourceVersion"]))
+                return Listing(tuple(items), version)
             query["continue"] = token
 
     async def _renew(self, refused: ApiClient) -> None:
@@ -219,8 +279,22 @@ class KubeClient:
                 raise Unauthorized(f"credentials refused and not readable again: {one_line(error)}", 401) from error
             await refused.rest_client.close()
 
-    @staticmethod
-    def _open(configuration: Configuration) -> ApiClient:
+    def _open(self, configuration: Configuration) -> ApiClient:
+        if self._fence is not None:
+            configuration.trace_configs = [self._fence.trace()]
         api = ApiClient(configuration)
-        api.user_agent = "retinue-operator"
+        api.user_agent = self._agent
+        if self._fence is not None:
+            api.rest_client = _Fenced(configuration, self._fence)
         return api
+
+
+class _Fenced(RESTClientObject):
+    """Connections whose kernel does not keep a write for long that it cannot deliver."""
+
+    def __init__(self, configuration: Configuration, fence: Fence) -> None:
+        super().__init__(configuration)
+        self._fence = fence
+
+    def _create_connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=self._fence.open_socket)

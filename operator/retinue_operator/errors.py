@@ -1,10 +1,14 @@
 """What can go wrong when talking to the API server, classified once, and what follows from each class."""
 
+import math
 from collections.abc import Mapping
 from enum import Enum, StrEnum
 from typing import Any, ClassVar
 
 import aiohttp
+
+# Somebody who asks for more than that has made a mistake, and an object would be forgotten over it.
+_LONGEST_WAIT = 300.0
 
 
 class ErrorClass(StrEnum):
@@ -18,6 +22,7 @@ class ErrorClass(StrEnum):
     WAITING = "WaitingForDependency"
     FORBIDDEN = "Forbidden"
     INVALID_OBJECT = "InvalidObject"
+    NOT_LEADING = "NotLeading"
     UNEXPECTED = "UnexpectedError"
 
 
@@ -41,6 +46,8 @@ BEHAVIOUR: Mapping[ErrorClass, Behaviour] = {
     # Rights are often granted minutes after the operator was started.
     ErrorClass.FORBIDDEN: Behaviour.BACK_OFF,
     ErrorClass.INVALID_OBJECT: Behaviour.TERMINAL,
+    # The process is about to end.
+    ErrorClass.NOT_LEADING: Behaviour.BACK_OFF,
     ErrorClass.UNEXPECTED: Behaviour.BACK_OFF,
 }
 
@@ -98,6 +105,12 @@ class ApiDown(KubeError):
     error_class = ErrorClass.API_DOWN
 
 
+class NotLeading(KubeError):
+    """This process has no right to write (any more), so the request was not sent."""
+
+    error_class = ErrorClass.NOT_LEADING
+
+
 class Unauthorized(ApiDown):
     """The credentials were refused, even after reading them again."""
 
@@ -137,8 +150,7 @@ def from_answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str]
     details = body.get("details") or {}
     causes = {cause.get("reason") for cause in details.get("causes") or []}
     if status == 429:
-        waiting = headers.get("Retry-After") or details.get("retryAfterSeconds") or 1
-        return Throttled(message, status, float(waiting))
+        return Throttled(message, status, _wait(headers.get("Retry-After"), details.get("retryAfterSeconds")))
     if "NamespaceTerminating" in causes:
         return Gone(message, status)
     if status == 403 and "error looking up service account" in message:
@@ -150,6 +162,18 @@ def from_answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str]
     if status >= 500:
         return ApiDown(message, status)
     return _BY_STATUS.get(status, KubeError)(message, status)
+
+
+def _wait(*told: object) -> float:
+    """The first of the given times that is a number of seconds, within reason; a date or nonsense is a second."""
+    for text in told:
+        try:
+            seconds = float(str(text))
+        except ValueError:
+            continue
+        if math.isfinite(seconds) and seconds >= 0:
+            return min(seconds, _LONGEST_WAIT)
+    return 1.0
 
 
 def classify(error: BaseException) -> ErrorClass:

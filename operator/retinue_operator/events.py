@@ -11,7 +11,7 @@ import structlog
 
 from retinue.plan import Event, Manifest
 from retinue_operator.client import KubeClient
-from retinue_operator.errors import KubeError, NotFound, one_line
+from retinue_operator.errors import Gone, KubeError, one_line
 from retinue_operator.metrics import Metrics
 from retinue_operator.resources import EVENT
 
@@ -106,8 +106,8 @@ class Recorder:
             else:
                 patch = {"series": {"count": series.count, "lastObservedTime": _micro(series.last)}}
                 await self._client.patch_event(series.namespace, series.name, patch)
-        except NotFound:
-            # The Event has expired, or its namespace is gone: a later repeat starts a new one.
+        except Gone:
+            # The Event has expired, or its namespace is gone or going: a later repeat starts a new one.
             series.last = float("-inf")
             self._metrics.events.labels("gone").inc()
         except KubeError as error:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
@@ -17,22 +18,22 @@ MakeControllers = Callable[[Settings, AsyncExitStack], Sequence[Controller]]
 """Makes the controllers; what has to be closed when the operator has stopped goes onto the stack."""
 
 
-def serve(settings: Settings, make_controllers: MakeControllers) -> Exit:
+def serve(settings: Settings, make_controllers: MakeControllers, wall: Callable[[], float] = time.time) -> Exit:
     """Runs the operator until SIGTERM or SIGINT, the first one gracefully, a second one at once.
 
-    What prevents the start is one line on standard error.
+    What prevents the start is one line on standard error. wall: the machine's clock, for tests of wrong ones.
     """
     logs.configure(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(_run(settings, make_controllers))
+        return asyncio.run(_run(settings, make_controllers, wall))
     except StartError as error:
         print(f"retinue-operator: {error}", file=sys.stderr)
         return error.code
 
 
-async def _run(settings: Settings, make_controllers: MakeControllers) -> Exit:
+async def _run(settings: Settings, make_controllers: MakeControllers, wall: Callable[[], float]) -> Exit:
     async with AsyncExitStack() as stack:
-        runtime = Runtime(settings, make_controllers(settings, stack))
+        runtime = Runtime(settings, make_controllers(settings, stack), wall)
         asked = False
 
         def on_signal() -> None:

@@ -21,6 +21,7 @@ from retinue_operator.credentials import Credentials
 from retinue_operator.debug import DebugServer, Tells
 from retinue_operator.dispatch import Dispatcher
 from retinue_operator.events import Recorder
+from retinue_operator.fence import Fence
 from retinue_operator.health import Check, Heartbeat
 from retinue_operator.http import ProbeServer
 from retinue_operator.leader import Elector, LeaseLost
@@ -31,6 +32,7 @@ from retinue_operator.queue import WorkQueue
 from retinue_operator.reconciler import Reconciler
 from retinue_operator.resources import WATCHED
 from retinue_operator.schedule import Entry
+from retinue_operator.serverclock import ServerClock
 from retinue_operator.settings import Settings
 from retinue_operator.source import Source
 from retinue_operator.status import StatusWriter
@@ -41,16 +43,20 @@ _READ_TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)
 
 
 class Runtime:
-    """One operator process with its controllers. `run()` returns the exit code; `stop()` ends it gracefully."""
+    """One operator process with its controllers. `run()` returns the exit code; `stop()` ends it gracefully.
+
+    wall: this machine's clock, which counts only until the API server has told its own time.
+    """
 
     def __init__(
-        self, settings: Settings, controllers: Sequence[Controller], clock: Callable[[], float] = time.time
+        self, settings: Settings, controllers: Sequence[Controller], wall: Callable[[], float] = time.time
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.cache = Cache()
         self._controllers = tuple(controllers)
-        self._clock = clock
+        self._wall = wall
+        self._clock = ServerClock(wall)
         self._access = Access(settings.kubeconfig, settings.context)
         self._stop = asyncio.Event()
         self._heartbeat = Heartbeat()
@@ -65,16 +71,22 @@ class Runtime:
 
     async def run(self) -> Exit:
         """Runs until `stop()`. Raises StartError when it cannot start."""
+        terms = self.settings.lease_terms()
         async with AsyncExitStack() as stack:
-            try:
-                client = await KubeClient.connect(self._access, self.metrics.request)
-            except AccessError as error:
-                raise StartError(str(error), Exit.NO_ACCESS) from error
-            await stack.enter_async_context(client)
+            fence = Fence(linger=terms.duration - terms.renew_deadline)
+            client = await self._connect(stack, fence)
+            # With connections of its own: renewals wait behind no other request, and not for the fence.
+            lease = await self._connect(stack, None)
             version = await preflight.check(client, self._access.source())
             _LOG.info("starting", server=client.server, kubernetes=version, identity=self.settings.identity)
             await self._serve_probes(stack)
-            elector = Elector(client, self.settings.lease_terms(), self.settings.identity)
+            elector = Elector(
+                lease,
+                terms,
+                self.settings.identity,
+                fence=fence if self.settings.leader_election else None,
+                wall=self._wall,
+            )
             self._elector = elector
             background = [asyncio.create_task(self._heartbeat.run(), name="heartbeat")]
             stack.push_async_callback(_cancel, background)
@@ -93,6 +105,19 @@ class Runtime:
             _LOG.info("stopped", code=int(code))
             return code
 
+    async def _connect(self, stack: AsyncExitStack, fence: Fence | None) -> KubeClient:
+        try:
+            client = await KubeClient.connect(
+                self._access,
+                self.metrics.request,
+                fence=fence,
+                identity=self.settings.identity,
+                dated=self._clock.heard,
+            )
+        except AccessError as error:
+            raise StartError(str(error), Exit.NO_ACCESS) from error
+        return await stack.enter_async_context(client)
+
     async def _lead(self, client: KubeClient, background: list[asyncio.Task[None]]) -> Exit:
         async with aiohttp.ClientSession(timeout=_READ_TIMEOUT) as http:
             world = World(self.cache, client, http, self.metrics, self.settings, self._clock)
@@ -110,7 +135,15 @@ class Runtime:
             # The workers start after the first complete list: nobody plans from half a picture.
             if not await self._unless_stopped(self.sweeper.first(), *background):
                 return self._verdict(background)
-            source = Source(self._access, self._feed, self.metrics, namespaces=self.settings.namespaces)
+            source = Source(
+                self._access,
+                self._feed,
+                self.metrics,
+                namespaces=self.settings.namespaces,
+                silence=self.settings.watch_silence,
+                gap=self.sweeper.missed,
+                identity=self.settings.identity,
+            )
             working = {
                 "source": asyncio.create_task(source.run(), name="source"),
                 "queue": asyncio.create_task(queue.run(), name="queue"),

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     min_gap: float = Field(0.05, ge=0, description="Least time between two reconciles of one object.")
     max_backoff: float = Field(60.0, gt=0, description="Longest time between retries of a failing reconcile.")
     sweep_interval: float = Field(300.0, gt=0, description="Time between two complete re-lists.")
+    watch_silence: float = Field(70.0, gt=0, description="A watch that says nothing for so long is made anew.")
     stop_grace: float = Field(10.0, gt=0, description="How long running reconciles may take at a stop.")
     log_format: LogFormat = Field(LogFormat.JSON, description="Form of the log.")
     log_level: LogLevel = Field(LogLevel.INFO, description="Least severity that is logged.")

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import aiohttp
 import kopf
 import structlog
 
 from retinue.plan import Manifest
-from retinue_operator.access import Access, AccessError, authorization
+from retinue_operator.access import Access, AccessError, authorization, user_agent
 from retinue_operator.errors import one_line
 from retinue_operator.metrics import Metrics
 from retinue_operator.resources import WATCHED, Resource
@@ -26,6 +27,8 @@ _LOG = structlog.stdlib.get_logger(__name__)
 
 # Called in the main loop with the event type (None while listing) and the object.
 Sink = Callable[[str | None, Manifest], None]
+# Called in the main loop when the watch of a kind has begun anew with a list.
+Gap = Callable[[Resource], None]
 
 _RESTART_GAP = 1.0
 _LONGEST_GAP = 30.0
@@ -75,8 +78,8 @@ class NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def kopf_settings(resources: Sequence[Resource]) -> kopf.OperatorSettings:
-    """The settings for a kopf that only watches; reasons in the comments."""
+def kopf_settings(resources: Sequence[Resource], silence: float) -> kopf.OperatorSettings:
+    """The settings for a kopf that only watches; reasons in the comments. silence: seconds, see Source."""
     settings = kopf.OperatorSettings()
     # Finite back-offs would end kopf in an API outage of a minute. Endless ones would block a worker at a forbidden
     # PATCH, but this kopf never writes.
@@ -86,6 +89,8 @@ def kopf_settings(resources: Sequence[Resource]) -> kopf.OperatorSettings:
     # Spread, so that not all watches of all replicas reconnect in the same second.
     settings.watching.server_timeout = random.randint(300, 600)
     settings.watching.connect_timeout = 10
+    # A connection that a firewall or a dead peer forgot says nothing for ever; a living one at least a bookmark.
+    settings.watching.inactivity_timeout = silence
     settings.watching.reconnect_backoff = 1.0
     for resource in resources:
         if resource.selector:
@@ -108,13 +113,31 @@ def kopf_settings(resources: Sequence[Resource]) -> kopf.OperatorSettings:
 
 
 class Source:
-    """Feeds `sink` with the events of all watched kinds while `run()` runs."""
+    """Feeds `sink` with the events of all watched kinds while `run()` runs.
 
-    def __init__(self, access: Access, sink: Sink, metrics: Metrics, *, namespaces: Sequence[str] = ()) -> None:
+    silence: after so many seconds without a word a watch is made anew. The API server sends a bookmark a minute.
+    gap: told of each list that a watch begins with. kopf hands over what the list has, but not what it lacks, so
+    whoever keeps a cache must look for what was deleted before. identity: for the API server's audit log.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        sink: Sink,
+        metrics: Metrics,
+        *,
+        namespaces: Sequence[str] = (),
+        silence: float = 70.0,
+        gap: Gap = lambda _: None,
+        identity: str = "",
+    ) -> None:
         self._access = access
         self._sink = sink
+        self._gap = gap
+        self._agent = user_agent(identity)
         self._metrics = metrics
         self._namespaces = tuple(namespaces)
+        self._silence = silence
         self._logged_in = float("-inf")
 
     async def run(self) -> None:
@@ -168,7 +191,7 @@ class Source:
     async def _operate(self, main: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
         await kopf.operator(
             registry=self._registry(main),
-            settings=kopf_settings(WATCHED),
+            settings=kopf_settings(WATCHED, self._silence),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
@@ -177,7 +200,11 @@ class Source:
 
     def _registry(self, main: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry, id="login")(self._login)
+
+        async def login(**_: Any) -> kopf.AiohttpSession:
+            return await self._login(main)
+
+        kopf.on.login(registry=registry, id="login")(login)
         for resource in WATCHED:
             kopf.on.event(
                 group=resource.group,
@@ -195,7 +222,7 @@ class Source:
 
         return feed
 
-    async def _login(self, **_: Any) -> kopf.ConnectionInfo:
+    async def _login(self, main: asyncio.AbstractEventLoop) -> kopf.AiohttpSession:
         """Called at the start and after each 401: the credentials as they are now, for kopf."""
         # Refused again at once: the token is not rotated yet, or the API server cannot check tokens while it starts.
         if time.monotonic() - self._logged_in < _LONGEST_GAP:
@@ -209,16 +236,45 @@ class Source:
                 await asyncio.sleep(_LONGEST_GAP / 2)
         self._logged_in = time.monotonic()
         scheme, credentials = authorization(configuration)
-        return kopf.ConnectionInfo(
-            server=str(configuration.host),
+        server = str(configuration.host)
+        login = kopf.ConnectionInfo(
+            server=server,
             ca_path=configuration.ssl_ca_cert,
             insecure=not configuration.verify_ssl,
             certificate_path=configuration.cert_file,
             private_key_path=configuration.key_file,
             scheme=scheme,
             token=credentials,
-            proxy_url=configuration.proxy,
+        )
+        return kopf.AiohttpSession(
+            server=server,
+            aiohttp_session=aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=login.as_ssl_context()),
+                headers={**login.as_http_headers(), "User-Agent": self._agent},
+                proxy=configuration.proxy,
+                trust_env=True,
+                trace_configs=[self._trace(main)],
+            ),
             # Also makes each login a new one: kopf never takes back credentials that were refused once, although an
             # API server that has just restarted may refuse good ones.
             expiration=datetime.datetime.now(datetime.UTC) + _LOGIN_LIFETIME,
         )
+
+    def _trace(self, main: asyncio.AbstractEventLoop) -> aiohttp.TraceConfig:
+        async def ended(_: object, __: object, done: aiohttp.TraceRequestEndParams) -> None:
+            if done.method == "GET" and done.response.status == 200 and not {"watch", "continue"} & set(done.url.query):
+                for resource in WATCHED:
+                    if _lists(done.url.path, resource):
+                        main.call_soon_threadsafe(self._gap, resource)
+
+        trace = aiohttp.TraceConfig()
+        trace.on_request_end.append(ended)
+        return trace
+
+
+def _lists(path: str, resource: Resource) -> bool:
+    """Whether a GET of this path lists the resource, in one namespace or all."""
+    everywhere = resource.path()
+    root, _, plural = everywhere.rpartition("/")
+    place = path.removeprefix(f"{root}/namespaces/")
+    return path == everywhere or (place != path and place.endswith(f"/{plural}") and place.count("/") == 1)

@@ -42,6 +42,8 @@ class Sweeper:
         self._interval = interval
         self._chance = chance
         self.synced = False
+        self._gaps: set[Resource] = set()
+        self._gap = asyncio.Event()
 
     async def first(self) -> None:
         """Fills the cache and enqueues everything; tries until every list succeeded."""
@@ -54,8 +56,39 @@ class Sweeper:
     async def run(self) -> None:
         """Sweeps at every interval, a tenth more or less, until cancelled."""
         while True:
-            await asyncio.sleep(self._interval * (0.9 + 0.2 * self._chance()))
-            await self.once()
+            try:
+                async with asyncio.timeout(self._interval * (0.9 + 0.2 * self._chance())):
+                    await self._close_gaps()
+            except TimeoutError:
+                await self.once()
+
+    def missed(self, resource: Resource) -> None:
+        """Events of this kind may have been missed: what was deleted meanwhile is looked for soon, see Source."""
+        self._gaps.add(resource)
+        self._gap.set()
+
+    async def _close_gaps(self) -> None:
+        """Removes from the cache what was deleted unseen, for ever."""
+        while True:
+            await self._gap.wait()
+            self._gap.clear()
+            for resource in list(self._gaps):
+                if all([await self._forget(resource, namespace) for namespace in self._places(resource)]):
+                    self._gaps.discard(resource)
+            if self._gaps:
+                await asyncio.sleep(_FIRST_RETRY * (1 + self._chance()))
+                self._gap.set()
+
+    async def _forget(self, resource: Resource, namespace: str) -> bool:
+        try:
+            uids, version = await self._client.list_uids(resource.kind, namespace)
+        except KubeError as error:
+            _LOG.warning("list failed", object_kind=resource.kind, reason=str(error.error_class), error=one_line(error))
+            return False
+        gone = self._cache.keep(resource.kind, uids, version, namespace=namespace or None)
+        if gone:
+            self._metrics.corrections.labels(resource.kind).inc(gone)
+        return True
 
     async def once(self) -> bool:
         """One sweep now; False if a list failed, the others count all the same."""

@@ -6,8 +6,6 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -16,67 +14,9 @@ import pytest
 from retinue_emulator.loopback import ClusterAccess, ControlPlane, eventually
 from retinue_emulator.loopback.kubeconfig import render_kubeconfig
 
+from .operatorprocess import DURATION, LEASE, RBAC, holder, operator
+
 pytestmark = pytest.mark.component
-
-RBAC = Path(__file__).resolve().parents[2] / "deploy" / "rbac-operator.yaml"
-LEASE = ("lease/retinue-operator", "--namespace=retinue-system")
-DURATION = 3.0
-
-
-class Operator:
-    """One operator process and its log."""
-
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
-        self.name = name
-        self.process = process
-        self.log: list[str] = []
-        self._reading = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            self.log.append(line.decode())
-
-    async def says(self, text: str, timeout: float = 30.0) -> str:
-        async def probe() -> str | None:
-            assert self.process.returncode is None or text in "".join(self.log), "".join(self.log)
-            return next((line for line in self.log if text in line), None)
-
-        found = await eventually(probe, what=f"{self.name} says {text!r}", timeout=timeout)
-        assert found is not None
-        return found
-
-    async def ended(self) -> int:
-        code = await asyncio.wait_for(self.process.wait(), 30)
-        await self._reading
-        return code
-
-
-@asynccontextmanager
-async def operator(access: ClusterAccess, name: str, namespace: str, *flags: str) -> AsyncIterator[Operator]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "retinue_operator",
-        "run",
-        f"--kubeconfig={access.service_account_kubeconfig('retinue-system', 'retinue-operator')}",
-        f"--namespaces={namespace}",
-        f"--identity={name}",
-        "--http-host=127.0.0.1",
-        "--http-port=0",
-        f"--lease-duration={DURATION}",
-        "--lease-renew-deadline=2",
-        "--lease-retry-period=0.3",
-        *flags,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    started = Operator(name, process)
-    try:
-        yield started
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await started.ended()
 
 
 @pytest.fixture
@@ -85,10 +25,6 @@ def account(cluster: ClusterAccess) -> ClusterAccess:
     cluster.kubectl("apply", "--server-side", "-f", str(RBAC))
     cluster.kubectl("delete", *LEASE, "--ignore-not-found")
     return cluster
-
-
-def holder(access: ClusterAccess) -> str:
-    return str(access.get(*LEASE)["spec"]["holderIdentity"])
 
 
 async def test_a_standby_takes_over_after_a_kill(account: ClusterAccess, namespace: str) -> None:

@@ -169,6 +169,8 @@ class MemoryApi:
             live = {"status": {"phase": "Pending"}} if name[0] == "Pod" else {}
         elif uid and live["metadata"]["uid"] != uid:
             raise Conflict(f"{name} is another object by now", 409)
+        elif manifest["metadata"].get("resourceVersion") not in (None, live["metadata"]["resourceVersion"]):
+            raise Conflict(f"{name} has changed meanwhile", 409)
         elif not force and self._owned_by_others(live, manager):
             raise Conflict(f"{name} belongs to somebody else", 409)
         key = (uid or (live.get("metadata") or {}).get("uid", ""), str(manager))
@@ -182,13 +184,22 @@ class MemoryApi:
         return await self.apply(manifest, Manager.STATUS, subresource="status")
 
     async def delete(
-        self, kind: str, namespace: str, name: str, *, uid: str | None = None, grace_seconds: int | None = None
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        *,
+        uid: str | None = None,
+        version: str | None = None,
+        grace_seconds: int | None = None,
     ) -> Manifest:
-        """Deletes exactly the object with that uid."""
+        """Deletes exactly the object with that uid, if it is of that version."""
         self._ask("delete", (kind, namespace, name))
         live = self._existing((kind, namespace, name))
         if uid is not None and live["metadata"]["uid"] != uid:
             raise Conflict(f"{name} is another object by now", 409)
+        if version not in (None, live["metadata"]["resourceVersion"]):
+            raise Conflict(f"{name} has changed meanwhile", 409)
         return self.begin_deletion((kind, namespace, name), Manager.OPERATOR, grace_seconds) or {"kind": "Status"}
 
     def _ask(self, verb: str, name: Name) -> None:

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from retinue.api.labels import MANAGED_BY, RETINUE, SPEC_HASH
+from retinue.api.labels import MANAGED_BY, RETINUE, ROUTABLE, SPEC_HASH
 from retinue.plan import Apply, Delete, Key, Manager, Manifest, Plan
 from retinue_operator.apply import Applier, Outcome, WriteError
 from retinue_operator.cache import Cache
@@ -24,10 +24,12 @@ class FakeServer:
         self.refuse: dict[str, KubeError] = {}
         self.version = 100
         self.keeps: dict[str, Any] = {}
+        self.versions: dict[str, str | None] = {}
 
     async def apply(self, manifest: Manifest, manager: str, *, force: bool = True, subresource: str = "") -> Manifest:
         name = manifest["metadata"]["name"]
         self.calls.append(("apply", name, str(manager), force, manifest["metadata"].get("uid")))
+        self.versions[name] = manifest["metadata"].get("resourceVersion")
         if name in self.refuse:
             raise self.refuse[name]
         key = (manifest["kind"], name)
@@ -49,7 +51,10 @@ class FakeServer:
             raise NotFound("no such object")
         return self.objects[kind, name]
 
-    async def delete(self, kind: str, _: str, name: str, *, uid: str, grace_seconds: int | None) -> Manifest:
+    async def delete(
+        self, kind: str, _: str, name: str, *, uid: str, version: str | None, grace_seconds: int | None
+    ) -> Manifest:
+        self.versions[name] = version
         self.calls.append(("delete", name, uid, grace_seconds))
         if name in self.refuse:
             raise self.refuse[name]
@@ -178,6 +183,26 @@ async def test_deletes_hit_exactly_one_uid_and_are_not_repeated(bench: Bench) ->
     assert (await bench.applier.execute(right)).written == ()
 
 
+async def test_what_takes_something_away_is_bound_to_the_version_that_was_seen(bench: Bench) -> None:
+    await bench.apply(pod("a"))
+    await bench.apply(pod("a", image="v2"))
+    assert bench.server.versions["a"] is None
+    for manager, part in (
+        (Manager.INSTANCE, {"labels": {ROUTABLE: "false"}}),
+        (Manager.AUTOSCALER, {"annotations": {"size": "3"}}),
+    ):
+        seen = bench.server.objects["Pod", "a"]["metadata"]["resourceVersion"]
+        partial = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "ns", **part}}
+        assert (await bench.apply(partial, manager=manager)).written
+        assert bench.server.versions["a"] == seen
+    back = {"name": "a", "namespace": "ns", "labels": {ROUTABLE: "true"}}
+    await bench.apply({"apiVersion": "v1", "kind": "Pod", "metadata": back}, manager=Manager.INSTANCE)
+    assert bench.server.versions["a"] is None
+    seen = bench.server.objects["Pod", "a"]["metadata"]["resourceVersion"]
+    await bench.applier.execute(Plan(delete=(Delete("v1", "Pod", "ns", "a", "uid-a"),)))
+    assert bench.server.versions["a"] == seen
+
+
 async def test_an_object_that_is_being_deleted_is_left_alone_unless_the_grace_gets_shorter(bench: Bench) -> None:
     ending = pod("a", uid="u", resourceVersion="5", deletionTimestamp="now", deletionGracePeriodSeconds=600)
     bench.cache.put(ending)
@@ -242,3 +267,26 @@ def test_a_degradation_that_was_planned_keeps_its_reason_and_gets_the_error_join
     status = with_errors({"conditions": [planned]}, {}, (failure(ErrorClass.FORBIDDEN),), 3, 0.0)
     assert status["conditions"][0]["reason"] == "InstanceFailed"
     assert status["conditions"][0]["message"] == "instance a failed; apply Pod ns/a: no"
+
+
+async def test_a_field_that_the_crd_lacks_is_left_out_of_the_status_and_the_rest_is_written(bench: Bench) -> None:
+    await bench.apply(pod("a"))
+    apply = bench.server.apply_status
+    sent: list[Manifest] = []
+
+    async def strict(manifest: Manifest) -> Manifest:
+        sent.append(manifest["status"])
+        if "extra" in manifest["status"] or any("why" in entry for entry in manifest["status"]["instances"]):
+            lacking = (".status.extra", '.status.instances[name="x"].why')
+            listed = "\n".join(f"  {field}: field not declared in schema" for field in lacking)
+            raise InvalidObject(f"failed to create typed patch object (ns/a; v1, Kind=Pod): errors:\n{listed}", 500)
+        return await apply(manifest)
+
+    bench.server.apply_status = strict  # type: ignore[method-assign]
+    status = {"replicas": 2, "extra": 1, "instances": [{"name": "x", "why": "new"}]}
+    outcome = await bench.statuses.write(Key("Pod", "ns", "a"), status)
+    assert outcome.errors == ()
+    assert sent[-1] == {"replicas": 2, "instances": [{"name": "x"}]}
+    # What it has learned it need not be told again, and what is as planned is not written again.
+    assert (await bench.statuses.write(Key("Pod", "ns", "a"), status)).skipped == 1
+    assert len(sent) == 2

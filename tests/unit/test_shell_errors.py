@@ -38,6 +38,13 @@ def test_throttling_keeps_the_time_that_the_server_asks_for() -> None:
     assert retry_after(from_answer(409, {}, {})) is None
 
 
+@pytest.mark.parametrize(
+    ("told", "seconds"), [("Wed, 21 Oct 2026 07:28:00 GMT", 1), ("soon", 1), ("-5", 1), ("nan", 1), ("1e9", 300)]
+)
+def test_a_wait_that_is_no_sensible_number_of_seconds_is_bounded(told: str, seconds: float) -> None:
+    assert retry_after(from_answer(429, {}, {"Retry-After": told})) == seconds
+
+
 def test_a_field_of_the_wrong_type_is_invalid_although_the_server_answers_500() -> None:
     body = {"message": "failed to create typed patch object (a/b; /v1, Kind=Pod): .spec.containers: expected list"}
     assert classify(from_answer(500, body, {})) == ErrorClass.INVALID_OBJECT

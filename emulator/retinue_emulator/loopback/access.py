@@ -95,21 +95,23 @@ class ClusterAccess:
         path = self.scratch / "ca.crt"
         return path if path.is_file() else write_private(path, self.ca_certificate)
 
-    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
+    def service_account_kubeconfig(self, namespace: str, name: str, *, server: str = "") -> Path:
         """A kubeconfig that acts as a service account that exists, with a token valid for 24 hours.
 
+        server: the address to use in place of the cluster's own, of a proxy that has a certificate of the same CA.
         Uses the TokenRequest API and creates nothing else in the cluster. Raises KubectlError when there is no such
         account.
         """
         token = self.kubectl("create", "token", name, f"--namespace={namespace}", f"--duration={_TOKEN_DURATION}")
         text = render_kubeconfig(
-            server=self.server,
+            server=server or self.server,
             ca_certificate=self.ca_certificate,
             token=token.strip(),
             user=f"system:serviceaccount:{namespace}:{name}",
             namespace=namespace,
         )
-        return write_private(self.scratch / f"{namespace}.{name}.kubeconfig", text)
+        place = f".{server.rpartition(':')[2]}" if server else ""
+        return write_private(self.scratch / f"{namespace}.{name}{place}.kubeconfig", text)
 
     def as_service_account(self, namespace: str, name: str) -> "ClusterAccess":
         """The same cluster through the rights of a service account, see `service_account_kubeconfig`."""

@@ -109,6 +109,12 @@ class ControlPlane(ClusterAccess):
         return self._started().credentials.ca_certificate
 
     @property
+    def serving_files(self) -> tuple[Path, Path]:
+        """Files with certificate and key of the API server as PEM, for a proxy that stands in its place."""
+        credentials = self._started().credentials
+        return credentials.serving_certificate, credentials.serving_key
+
+    @property
     def admin_token(self) -> str:
         """The bearer token of a user in system:masters."""
         return self._started().credentials.tokens[certificates.ADMIN.name]
