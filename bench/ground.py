@@ -1,4 +1,4 @@
-"""The ground of cluster benchmarks: a loopback control plane with Retinue's kinds, fake nodes, and the real operator."""
+"""The ground of cluster benchmarks: a loopback control plane with Retinue's kinds, fake nodes, the real operator."""
 
 import asyncio
 import sys
@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.apiserver import MERGE, Api, Request, many, writes
 from bench.machine import Usage, usage
 from bench.objects import GROUP, POOLS, Manifest, node, node_class
-from retinue_emulator.loopback import ControlPlane
+from retinue_emulator.loopback import ControlPlane, eventually
 from retinue_emulator.loopback.health import wait_healthy
 from retinue_emulator.loopback.ports import pick_ports
 from retinue_emulator.loopback.process import ChildProcess
@@ -93,8 +93,7 @@ class Ground:
         """A new namespace in which pods are admitted."""
         await self.api.send("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
         account = f"/api/v1/namespaces/{name}/serviceaccounts"
-        while not await self.api.items(account):
-            await asyncio.sleep(0.05)
+        await eventually(lambda: self.api.items(account), what=f"{name} has its service account")
 
     async def nodes(self, count: int) -> None:
         """Adds `count` Ready nodes without the taint that admission gives to new ones."""
@@ -161,4 +160,7 @@ async def until(stage: Stage, what: str, probe: object, timeout: float) -> None:
 
 def describe(counted: Counter[Request]) -> dict[str, int]:
     """Requests in words, for the JSON."""
-    return {f"{verb} {'/'.join(filter(None, (resource, sub)))}": count for (verb, resource, sub), count in sorted(counted.items())}
+    return {
+        f"{verb} {'/'.join(filter(None, (resource, sub)))}": count
+        for (verb, resource, sub), count in sorted(counted.items())
+    }

@@ -20,8 +20,8 @@ from retinue_emulator.loopback.health import wait_healthy
 from retinue_emulator.loopback.locate import cache_root
 from retinue_emulator.loopback.ports import HOST, pick_ports
 from retinue_emulator.loopback.process import ChildProcess
-from retinue_emulator.loopback.toolchain import find_go
 from retinue_emulator.loopback.progress import standard_reporter
+from retinue_emulator.loopback.toolchain import find_go
 from retinue_emulator.stages import Stages
 
 VERSION = "0.9.0"
@@ -52,7 +52,9 @@ async def ensure(stages: Stages) -> tuple[Path, Path]:
             unfinished = cache / ".lws.building"
             argv = ["build", *_FLAGS, "-v", "-o", str(unfinished), f"{_PACKAGE}/cmd"]
             log = cache / "build.log"
-            child = ChildProcess.spawn("go", ["nice", "-n", "19", str(go.path), *argv], log=log, cwd=module, env=go.environ)
+            child = ChildProcess.spawn(
+                "go", ["nice", "-n", "19", str(go.path), *argv], log=log, cwd=module, env=go.environ
+            )
             try:
                 while (code := child.exit_code()) is None:
                     stage.update(child.log_tail(1, limit=512))

@@ -78,7 +78,15 @@ def running(pod: Manifest, address: str, now: str) -> Manifest:
             for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
         ],
         "containerStatuses": [
-            {"name": name, "ready": True, "started": True, "restartCount": 0, "image": "", "imageID": "", "state": state}
+            {
+                "name": name,
+                "ready": True,
+                "started": True,
+                "restartCount": 0,
+                "image": "",
+                "imageID": "",
+                "state": state,
+            }
             for name in names
         ],
     }
@@ -95,7 +103,15 @@ def failed(pod: Manifest, now: str) -> Manifest:
             for kind in ("ContainersReady", "Ready")
         ],
         "containerStatuses": [
-            {"name": name, "ready": False, "started": False, "restartCount": 0, "image": "", "imageID": "", "state": state}
+            {
+                "name": name,
+                "ready": False,
+                "started": False,
+                "restartCount": 0,
+                "image": "",
+                "imageID": "",
+                "state": state,
+            }
             for name in names
         ],
     }

@@ -1,6 +1,7 @@
 """500 pools x 4 pods until everything exists and every status is written, beside a bare loop and LeaderWorkerSet."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ from bench.lws import LeaderWorkerSets
 from bench.machine import Usage
 from bench.objects import GROUP, PER_NODE, POOL_KIND, POOLS, Manifest, pool
 from bench.report import Figure, Out, Report, Strict, command, stages
+from retinue_emulator.loopback import eventually
 from retinue_emulator.loopback.components import SCHEDULER
+from retinue_emulator.loopback.health import raise_if_ended
+from retinue_emulator.loopback.process import ChildProcess
 
 _TIMEOUT = 900.0
 _SERVER_FIELDS = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields")
@@ -57,6 +61,13 @@ class Watched:
             self.pools[found["metadata"]["name"]] = found
         self.touch()
 
+    async def wait(self, child: ChildProcess) -> None:
+        """Until something changes, a second at most. Raises LoopbackError when the process has ended."""
+        raise_if_ended(child)
+        self.changed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.changed.wait(), 1)
+
     def touch(self) -> None:
         self.last = time.monotonic()
         self.changed.set()
@@ -84,8 +95,7 @@ async def retinue(ground: Ground, wanted: Sequence[Manifest], pods: int, profile
                 stage.update(missing)
                 if time.monotonic() > began + _TIMEOUT:
                     raise TimeoutError(f"Retinue did not finish: {missing}")
-                seen.changed.clear()
-                await asyncio.wait_for(seen.changed.wait(), _TIMEOUT)
+                await seen.wait(operator.child)
             seconds = seen.last - began
             await creating
             # Whatever it still writes counts, too.
@@ -120,8 +130,10 @@ def _unfinished(seen: Watched, wanted: Sequence[Manifest], pods: int) -> str | N
 
 
 async def _quiet(seen: Watched, seconds: float = 2.0) -> None:
-    while time.monotonic() < seen.last + seconds:
-        await asyncio.sleep(0.1)
+    async def still() -> bool:
+        return time.monotonic() > seen.last + seconds
+
+    await eventually(still, what="nothing changes any more", timeout=_TIMEOUT)
 
 
 async def bare_loop(ground: Ground, namespace: str, done: Run, wanted: Sequence[Manifest]) -> Run:
@@ -178,7 +190,7 @@ def _moved(object_: Manifest, namespace: str, uid: str) -> Manifest:
     spec = {k: v for k, v in object_["spec"].items() if k not in ("clusterIPs", "nodeName", "schedulingGates")}
     # Volumes of service account tokens and tolerations come from admission again.
     return {
-        "apiVersion": object_["apiVersion"] if "apiVersion" in object_ else "v1",
+        "apiVersion": "v1",
         "kind": "Pod" if "containers" in spec else "Service",
         "metadata": {**meta, "namespace": namespace, "ownerReferences": owners},
         "spec": spec,
@@ -264,8 +276,7 @@ async def _lws(ground: Ground, sets: int, instances: int, pods: int) -> Run:
                     stage.update(f"{len(seen.pods)} of {total} pods")
                     if time.monotonic() > began + _TIMEOUT:
                         raise TimeoutError(f"LeaderWorkerSet did not finish: {len(seen.pods)} of {total} pods")
-                    seen.changed.clear()
-                    await asyncio.wait_for(seen.changed.wait(), _TIMEOUT)
+                    await seen.wait(manager.child)
                 seconds = seen.last - began
                 await creating
                 await _quiet(seen)

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from retinue.api.labels import AGENT_POOL, INSTANCE, POOL, TIER
 from retinue.plan import Manifest
@@ -12,6 +12,7 @@ from retinue_operator.resources import identity
 Subscriber = Callable[[Manifest | None, Manifest | None], None]
 
 _Name = tuple[str, str]
+_View = TypeVar("_View")
 _INDEXED_LABELS = (AGENT_POOL, POOL, TIER, INSTANCE)
 # Uids of deleted objects: answers to requests and events that are still under way must not bring them back.
 _TOMBSTONES = 20_000
@@ -30,6 +31,7 @@ class Cache:
         self._by_owner: dict[str, set[tuple[str, _Name]]] = defaultdict(set)
         self._tombstones: OrderedDict[str, None] = OrderedDict()
         self._subscribers: list[Subscriber] = []
+        self._views: dict[object, Any] = {}
 
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """The object, or None."""
@@ -64,6 +66,13 @@ class Cache:
     def subscribe(self, subscriber: Subscriber) -> None:
         """Calls `subscriber(old, new)` after each change that is more than a new resource version."""
         self._subscribers.append(subscriber)
+
+    def view(self, make: Callable[["Cache"], _View]) -> _View:
+        """What `make(cache)` once made of this cache: something that subscribes and keeps in step."""
+        if make not in self._views:
+            self._views[make] = make(self)
+        found: _View = self._views[make]
+        return found
 
     def put(self, manifest: Manifest) -> bool:
         """Takes over an object as seen in an event, a list or the answer to a write; False if it is old news."""
