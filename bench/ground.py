@@ -1,6 +1,5 @@
 """The ground of cluster benchmarks: a loopback control plane with Retinue's kinds, fake nodes, the real operator."""
 
-import asyncio
 import sys
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from retinue_emulator.loopback import ControlPlane, eventually
 from retinue_emulator.loopback.health import wait_healthy
 from retinue_emulator.loopback.ports import pick_ports
 from retinue_emulator.loopback.process import ChildProcess
-from retinue_emulator.stages import Stage, Stages
+from retinue_emulator.stages import Stages
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Endpoints refuse loopback addresses; fake nodes renew no lease, so that nobody may call them lost.
@@ -146,16 +145,6 @@ async def create_pools(api: Api, pools: Sequence[Manifest]) -> None:
             for p in pools
         ]
     )
-
-
-async def until(stage: Stage, what: str, probe: object, timeout: float) -> None:
-    """Waits until the async `probe` returns None; what it returns instead is shown as progress."""
-    deadline = time.monotonic() + timeout
-    while (missing := await probe()) is not None:  # type: ignore[operator]
-        stage.update(str(missing))
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {timeout:g} s: {what} ({missing})")
-        await asyncio.sleep(0.1)
 
 
 def describe(counted: Counter[Request]) -> dict[str, int]:

@@ -8,10 +8,12 @@ from retinue.plan import Manifest
 
 
 def with_template(pod: Manifest, template: Mapping[str, Any] | None) -> Manifest:
-    """A new pod: maps merge, lists of named things (containers, env, volumes) merge by name, the rest gives way.
+    """The pod as the user wants it: maps merge, lists of named things (containers, env, volumes) merge by name, the rest gives way.
 
     The labels and annotations of the built pod stay as they are: routers and the operator itself select on them.
     """
+    if not template:
+        return pod
     own = copy.deepcopy({key: value for key, value in (template or {}).items() if key in ("metadata", "spec")})
     merged: Manifest = _merge(copy.deepcopy(pod), own)
     for field in ("labels", "annotations"):

@@ -2,15 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from retinue.catalog.facts import TopologyLevel
 from retinue.nodeclass.nodes import Node, Nodes
 from retinue.nodeclass.resolve import ResolvedClass
 
 
-@dataclass(frozen=True)
-class Domain:
+class Domain(NamedTuple):
     """One domain of a level: nodes whose first label of the level has this key and value."""
 
     name: str

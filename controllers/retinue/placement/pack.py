@@ -73,21 +73,19 @@ def place_in(room: Room, request: Request) -> Placement | NoFit:
     if level is None:
         return _place_anywhere(request, room)
     domains = room.members.domains(level)
-    fitting = [domain for domain in domains if room.slots(level, domain, request.requests) >= request.pods]
+    slots, pods = room.slots(level, request.requests), request.pods
+    fitting = [domain for domain, found in slots.items() if found >= pods]
     if not fitting and not request.required:
         return _place_anywhere(request, room)
     if not fitting:
         return NoFit(class_.name, _explain(request, room, level))
     spread = class_.level(request.spread) if request.spread else None
-    best = min(
-        fitting,
-        key=lambda domain: (
-            _crowding(domains[domain], spread, request.occupied),
-            room.left(level, domain),
-            domain.name,
-            domain.key,
-        ),
-    )
+    if spread is not None and request.occupied:
+        crowding = {domain: _crowding(domains[domain], spread, request.occupied) for domain in fitting}
+        least = min(crowding.values())
+        fitting = [domain for domain in fitting if crowding[domain] == least]
+    left = room.left(level)
+    best = min(fitting, key=lambda domain: (left[domain], domain.name, domain.key))
     return _placement_in(class_, best, level)
 
 
@@ -121,9 +119,7 @@ def _pack_level(request: Request, class_: ResolvedClass, members: Members) -> To
     return None
 
 
-def _crowding(nodes: Iterable[Node], spread: TopologyLevel | None, occupied: Mapping[str, int]) -> int:
-    if spread is None or not occupied:
-        return 0
+def _crowding(nodes: Iterable[Node], spread: TopologyLevel, occupied: Mapping[str, int]) -> int:
     return sum(occupied.get(name, 0) for name in {domain_of(node, spread) for node in nodes})
 
 
@@ -154,8 +150,9 @@ def _explain(request: Request, room: Room, level: TopologyLevel | None) -> str:
         if not domains:
             lines.append(f"no usable node carries a label of level {level.level} ({', '.join(level.keys)})")
         else:
-            best = max(domains, key=lambda domain: (room.slots(level, domain, request.requests), domain.name))
-            slots = room.slots(level, best, request.requests)
+            by_domain = room.slots(level, request.requests)
+            best = max(domains, key=lambda domain: (by_domain[domain], domain.name))
+            slots = by_domain[best]
             miss = f"nearest miss: {level.level} {best.name} has room for {slots} of {request.pods} pods"
             inside = [Free(node, room.free(node.name)) for node in domains[best]]
             lines.append(f"{miss}: {_nearest_node(inside, request)}" if slots == 0 else miss)
@@ -216,5 +213,4 @@ def instances_that_fit(
     pods = max(1, request.pods)
     if level is None or not request.required:
         return min(limit, room.total_slots(request.requests) // pods)
-    domains = room.members.domains(level)
-    return min(limit, sum(room.slots(level, domain, request.requests) // pods for domain in domains))
+    return min(limit, sum(slots // pods for slots in room.slots(level, request.requests).values()))

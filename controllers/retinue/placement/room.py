@@ -6,9 +6,23 @@ from retinue.catalog.facts import TopologyLevel
 from retinue.nodeclass.holdbook import Promise, sums_of, without
 from retinue.nodeclass.nodes import Hold, Node
 from retinue.nodeclass.resolve import ResolvedClass
-from retinue.placement.members import Domain, domain_of, members_of
+from retinue.placement.members import Domain, domain_key, members_of
 
 _Requests = tuple[tuple[str, int], ...]
+
+
+class _ByDomain:
+    """A number per domain, and the domains whose number must be worked out (again)."""
+
+    def __init__(self, domains: Iterable[Domain]) -> None:
+        self.values: dict[Domain, int] = dict.fromkeys(domains, 0)
+        self.stale: set[Domain] = set(self.values)
+
+    def outdate(self, node: Node, level: TopologyLevel) -> None:
+        """Something on this node was taken."""
+        key = domain_key(node, level)
+        if key is not None:
+            self.stale.add(Domain(node.labels[key], key))
 
 
 class Room:
@@ -24,9 +38,9 @@ class Room:
         sums = sums_of(holds)
         self._counted = class_.counted or ""
         self._free = {name: without(offer, sums.used.get(name)) for name, offer in self.members.offers.items()}
-        # Per level and size of pod: what each domain can take. Dropped for a domain when something in it is taken.
-        self._slots: dict[tuple[TopologyLevel, _Requests], dict[Domain, int]] = {}
-        self._left: dict[TopologyLevel, dict[Domain, int]] = {}
+        # What was worked out for each domain of a level, and the domains for which it is not true any more.
+        self._slots: dict[tuple[TopologyLevel, _Requests], _ByDomain] = {}
+        self._left: dict[TopologyLevel, _ByDomain] = {}
         # Nodes from the fullest on, and up to where pods of this size fit no more.
         self._order: dict[tuple[str, _Requests], tuple[list[str], int]] = {}
         for promise in sorted(promise for promise in sums.promised if promise.node_class == class_.name):
@@ -36,21 +50,23 @@ class Room:
         """What an accepted node can still give."""
         return self._free[node]
 
-    def left(self, level: TopologyLevel, domain: Domain) -> int:
-        """How many of the counted devices are free in a domain."""
-        known = self._left.setdefault(level, {})
-        if domain not in known:
-            nodes = self.members.domains(level)[domain]
-            known[domain] = sum(self._free[node.name].get(self._counted, 0) for node in nodes)
-        return known[domain]
+    def left(self, level: TopologyLevel) -> Mapping[Domain, int]:
+        """How many of the counted devices are free in each domain of a level."""
+        domains = self.members.domains(level)
+        known = self._left.setdefault(level, _ByDomain(domains))
+        for domain in known.stale:
+            known.values[domain] = sum(self._free[node.name].get(self._counted, 0) for node in domains[domain])
+        known.stale.clear()
+        return known.values
 
-    def slots(self, level: TopologyLevel, domain: Domain, requests: Mapping[str, int]) -> int:
-        """How many pods of this size the nodes of a domain can take together."""
-        known = self._slots.setdefault((level, _sized(requests)), {})
-        if domain not in known:
-            nodes = self.members.domains(level)[domain]
-            known[domain] = sum(slots_on(self._free[node.name], requests) for node in nodes)
-        return known[domain]
+    def slots(self, level: TopologyLevel, requests: Mapping[str, int]) -> Mapping[Domain, int]:
+        """How many pods of this size the nodes of each domain of a level can take together."""
+        domains = self.members.domains(level)
+        known = self._slots.setdefault((level, _sized(requests)), _ByDomain(domains))
+        for domain in known.stale:
+            known.values[domain] = sum(slots_on(self._free[node.name], requests) for node in domains[domain])
+        known.stale.clear()
+        return known.values
 
     def total_slots(self, requests: Mapping[str, int], enough: int | None = None) -> int:
         """How many pods of this size all nodes can take together; counting stops at `enough`."""
@@ -90,15 +106,11 @@ class Room:
 
     def _forget(self, name: str) -> None:
         """What was worked out for the domains of a node is true no more."""
-        if not self._slots and not self._left:
-            return
+        node = self.members.by_name[name]
         for (level, _), slots in self._slots.items():
-            _drop(slots, self._node(name), level)
+            slots.outdate(node, level)
         for level, left in self._left.items():
-            _drop(left, self._node(name), level)
-
-    def _node(self, name: str) -> Node:
-        return self.members.by_name[name]
+            left.outdate(node, level)
 
 
 def slots_on(free: Mapping[str, int], requests: Mapping[str, int]) -> int:
@@ -110,13 +122,6 @@ def slots_on(free: Mapping[str, int], requests: Mapping[str, int]) -> int:
             if least is None or fitting < least:
                 least = fitting
     return 1 if least is None else max(0, least)
-
-
-def _drop(known: dict[Domain, int], node: Node, level: TopologyLevel) -> None:
-    for key in level.keys:
-        if key in node.labels:
-            known.pop(Domain(domain_of(node, level), key), None)
-            return
 
 
 def _sized(requests: Mapping[str, int]) -> _Requests:
