@@ -4,6 +4,7 @@
 #   make test            all tests that need no container engine
 #   make e2e             a kind cluster with the product installed by Helm, and everything proved on it; KUBECONFIG=...
 #                        runs it on an existing cluster
+#   make bench           programs that measure the product against named yardsticks (about an hour); BENCH=plans runs one
 #   make verify          formatting, types, import rules, generated files
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export RETINUE_KIND_BUILDER ?= $(abspath $(KIND_BUILDER))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e verify generate format binaries images load clean
+.PHONY: help demo test e2e bench verify generate format binaries images load clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,9 @@ test: binaries ## all tests that need no container engine, side by side; TESTS=t
 
 e2e: $(READY) ## everything on a kind cluster, or on that of KUBECONFIG; E2E_ARGS="--keep -- -k drain"
 	@$(BIN)/python e2e $(E2E_ARGS)
+
+bench: binaries ## figures against named yardsticks, as tables and as JSON in build/bench; BENCH="plans gateway" runs some
+	@for name in $(or $(BENCH),plans gateway pools fleet replay); do $(BIN)/python -m bench.$$name $(BENCH_ARGS) || exit 1; done
 
 verify: $(READY) ## formatting, types, import rules, generated files
 	$(BIN)/ruff check .

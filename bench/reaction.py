@@ -81,7 +81,7 @@ async def spec_changes(
 
     try:
         down = await asyncio.gather(*(one(pool, number / rate, -1) for number, pool in enumerate(chosen)))
-        left = sum(pool["spec"]["replicas"] for pool in pools) - len(chosen)
+        left: int = sum(pool["spec"]["replicas"] for pool in pools) - len(chosen)
 
         async def drained() -> bool:
             return len(kubelet.pods) == left

@@ -8,9 +8,9 @@ from retinue.plan import Manifest
 
 
 def with_template(pod: Manifest, template: Mapping[str, Any] | None) -> Manifest:
-    """The pod as the user wants it: maps merge, lists of named things (containers, env, volumes) merge by name, the rest gives way.
+    """The pod with what the user names: maps merge, lists of named things (containers, env, volumes) merge by name.
 
-    The labels and annotations of the built pod stay as they are: routers and the operator itself select on them.
+    The rest gives way. Nothing is copied where the user names nothing. The labels and annotations of the built pod stay as they are: routers and the operator itself select on them.
     """
     if not template:
         return pod
