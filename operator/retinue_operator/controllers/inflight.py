@@ -30,11 +30,7 @@ async def in_flight(session: aiohttp.ClientSession, pods: Iterable[Manifest]) ->
 
 def _is_draining_leader(pod: Manifest) -> bool:
     meta: Mapping[str, Mapping[str, str]] = pod["metadata"]
-    return (
-        drains(pod)
-        and labels.INSTANCE in meta.get("labels", {})
-        and meta["labels"].get(labels.RANK) == "0"
-    )
+    return drains(pod) and labels.INSTANCE in meta.get("labels", {}) and meta["labels"].get(labels.RANK) == "0"
 
 
 async def _count(session: aiohttp.ClientSession, pod: Manifest) -> int | None:
