@@ -1,5 +1,6 @@
 """What the cluster looks like now, as far as we know: never older than what was seen before, corrected by each list."""
 
+import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ _View = TypeVar("_View")
 _INDEXED_LABELS = (AGENT_POOL, POOL, TIER, INSTANCE)
 # Uids of deleted objects: answers to requests and events that are still under way must not bring them back.
 _TOMBSTONES = 20_000
+_SHORT = 256
 
 
 class Cache:
@@ -84,7 +86,7 @@ class Cache:
             return False
         if old is not None and version(new) <= version(old):
             return False
-        self._store(kind, (namespace, name), old, new)
+        self._store(kind, (namespace, name), old, _shared(new))
         return True
 
     def remove(self, manifest: Manifest) -> bool:
@@ -167,6 +169,18 @@ def trim(manifest: Manifest) -> Manifest:
         ]
         trimmed["status"] = status
     return trimmed
+
+
+def _shared(value: Any) -> Any:
+    """The same value with one copy of each short string: objects of a kind have nearly all of theirs in common.
+
+    A pod of an engine takes 9 KiB in place of 21.
+    """
+    if isinstance(value, dict):
+        return {sys.intern(key): _shared(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_shared(inner) for inner in value]
+    return sys.intern(value) if type(value) is str and len(value) <= _SHORT else value
 
 
 def same_but_for_version(old: Manifest | None, new: Manifest | None) -> bool:

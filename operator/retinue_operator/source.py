@@ -87,6 +87,9 @@ def kopf_settings(resources: Sequence[Resource]) -> kopf.OperatorSettings:
     settings.watching.server_timeout = random.randint(300, 600)
     settings.watching.connect_timeout = 10
     settings.watching.reconnect_backoff = 1.0
+    # A list of thousands of objects in one piece is held twice at its peak. A chunk whose token has expired ends kopf,
+    # which is then started again.
+    settings.watching.chunk_size = 500
     for resource in resources:
         if resource.selector:
             key = (resource.group, resource.version, resource.plural)
