@@ -107,6 +107,8 @@ def machine() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "memory": f"{memory / 2**30:.0f} GiB",
         "python": platform.python_version(),
+        # More than the cores means that others were measured, too.
+        "load": f"{os.getloadavg()[0]:.1f}",
         "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
