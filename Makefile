@@ -6,6 +6,7 @@
 #                        runs it on an existing cluster
 #   make soak            the long versions of tests that are bounded in make test, about an hour; SEED=n chooses another run
 #   make audit           known vulnerabilities of the packages that are used; exit code 3: no database could be reached
+#   make bench           programs that measure the product against named yardsticks (about an hour); BENCH=plans runs one
 #   make verify          formatting, types, import rules, generated files
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -19,7 +20,7 @@ export RETINUE_KIND_BUILDER ?= $(abspath $(KIND_BUILDER))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak e2e verify audit generate format binaries images load clean
+.PHONY: help demo test soak e2e bench verify audit generate format binaries images load clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +50,9 @@ soak: binaries ## the long versions of bounded tests: 1,000 kills, 20 changes of
 
 e2e: $(READY) ## everything on a kind cluster, or on that of KUBECONFIG; E2E_ARGS="--keep -- -k drain"
 	@$(BIN)/python e2e $(E2E_ARGS)
+
+bench: binaries ## figures against named yardsticks, as tables and as JSON in build/bench; BENCH="plans gateway" runs some
+	@for name in $(or $(BENCH),plans gateway pools fleet replay); do $(BIN)/python -m bench.$$name $(BENCH_ARGS) || exit 1; done
 
 verify: $(READY) ## formatting, types, import rules, generated files
 	$(BIN)/ruff check .

@@ -70,13 +70,16 @@ class Event:
 class Plan:
     """The outcome of planning one object.
 
-    `apply` is executed in order, then `delete`; `status` (wire form, None = leave as it is) is written if it differs;
+    `apply` is executed in order, then `delete`; `status` (wire form, None = leave as it is) is written if it differs.
+    `status_can_wait`: the writes of this plan lead to another one at once, whose status makes this one superfluous; it
+    is written all the same when nothing was written or a write failed.
     `events` are posted and logged; `requeue_after` is in seconds, None = only when something changes.
     """
 
     apply: tuple[Apply, ...] = ()
     delete: tuple[Delete, ...] = ()
     status: Manifest | None = None
+    status_can_wait: bool = False
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
     notes: tuple[str, ...] = field(default=())

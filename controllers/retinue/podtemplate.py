@@ -8,11 +8,14 @@ from retinue.plan import Manifest
 
 
 def with_template(pod: Manifest, template: Mapping[str, Any] | None) -> Manifest:
-    """A new pod: maps merge, lists of named things (containers, env, volumes) merge by name, the rest gives way.
+    """The pod with what the user names: maps merge, lists of named things (containers, env, volumes) merge by name.
 
-    The labels and annotations of the built pod stay as they are: routers and the operator itself select on them.
+    The rest gives way. Nothing is copied where the user names nothing. The labels and annotations of the built pod stay
+    as they are: routers and the operator itself select on them.
     """
-    own = copy.deepcopy({key: value for key, value in (template or {}).items() if key in ("metadata", "spec")})
+    if not template:
+        return pod
+    own = copy.deepcopy({key: value for key, value in template.items() if key in ("metadata", "spec")})
     merged: Manifest = _merge(copy.deepcopy(pod), own)
     for field in ("labels", "annotations"):
         merged["metadata"][field] = {**merged["metadata"].get(field, {}), **pod["metadata"].get(field, {})}

@@ -1,11 +1,9 @@
 """What a controller is and what it may use: the seam between the shell and the glue of each kind."""
 
-import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
@@ -18,15 +16,12 @@ from retinue_operator.settings import Settings
 
 # As the name in a key: all objects of that kind, in the key's namespace if it has one.
 EVERY = "*"
+# The same, but only those whose status says that an instance has found no place.
+WAITING = "?"
 
 
-@dataclass
-class _Held:
-    names: set[str] = field(default_factory=set)
-    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-
-
-_HELD: ContextVar[_Held | None] = ContextVar("retinue_held_locks", default=None)
+# What is to be undone when the plan of the reconcile that runs here has been executed.
+_UNTIL_EXECUTED: ContextVar[ExitStack | None] = ContextVar("retinue_until_executed", default=None)
 
 
 @dataclass
@@ -44,40 +39,32 @@ class World:
     metrics: Metrics
     settings: Settings
     clock: Callable[[], float]
-    _locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock), repr=False)
 
     def now(self) -> float:
         """Seconds since the epoch."""
         return self.clock()
 
-    @asynccontextmanager
-    async def exclusive(self, name: str) -> AsyncIterator[None]:
-        """Nobody else is inside `name` at the same time.
+    def until_executed(self, release: Callable[[], None]) -> None:
+        """Calls `release` once the plan of this reconcile has been executed or has failed; outside of one, at once.
 
-        In a reconcile the lock is kept beyond the block, until the plan has been executed: what the plan takes (device,
-        domain) must be in the cache before the next one looks. Taking it twice in one reconcile is fine; two names must
-        be taken in alphabetical order everywhere.
+        What a plan takes (devices, a domain) is reserved in the same step, without an await in between, and must stay
+        so until it is in the cache.
         """
-        held = _HELD.get()
+        held = _UNTIL_EXECUTED.get()
         if held is None:
-            async with self._locks[name]:
-                yield
-            return
-        if name not in held.names:
-            await held.stack.enter_async_context(self._locks[name])
-            held.names.add(name)
-        yield
+            release()
+        else:
+            held.callback(release)
 
-    @asynccontextmanager
-    async def reconciling(self) -> AsyncIterator[None]:
-        """The span of one reconcile and the execution of its plan; at its end all its locks are released."""
-        held = _Held()
-        token = _HELD.set(held)
-        try:
-            async with held.stack:
+    @contextmanager
+    def reconciling(self) -> Iterator[None]:
+        """The span of one reconcile and the execution of its plan; at its end what it reserved is released."""
+        with ExitStack() as held:
+            token = _UNTIL_EXECUTED.set(held)
+            try:
                 yield
-        finally:
-            _HELD.reset(token)
+            finally:
+                _UNTIL_EXECUTED.reset(token)
 
 
 class Controller(Protocol):
@@ -91,7 +78,8 @@ class Controller(Protocol):
     def keys_for(self, kind: str, obj: Manifest) -> Iterable[Key]:
         """Which objects of this controller's kind must be looked at when `obj` (of `kind`) changed or went.
 
-        `Key(kind, namespace, EVERY)` stands for all of them. Called for the old and the new version; pure and fast.
+        `Key(kind, namespace, EVERY)` stands for all of them, WAITING for those that wait for room. Called for the old
+        and the new version; pure and fast.
         """
         ...
 

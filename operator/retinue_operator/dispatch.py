@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
+from retinue.conditions import ConditionType
 from retinue.plan import Key, Manifest
 from retinue_operator.cache import Cache
-from retinue_operator.controller import EVERY, Controller
+from retinue_operator.controller import EVERY, WAITING, Controller
 from retinue_operator.resources import identity
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -54,7 +55,13 @@ class Dispatcher:
             self._add(one, 0.0)
 
     def _expand(self, key: Key) -> Iterable[Key]:
-        if key.name != EVERY:
+        if key.name not in (EVERY, WAITING):
             return [key]
         found = self._cache.select(key.kind, key.namespace or None)
-        return [Key(*identity(manifest)) for manifest in found]
+        return [Key(*identity(manifest)) for manifest in found if key.name == EVERY or _waits(manifest)]
+
+
+def _waits(manifest: Manifest) -> bool:
+    """Whether an object says that it has found no place for something."""
+    conditions = (manifest.get("status") or {}).get("conditions") or []
+    return any(c.get("type") == ConditionType.PLACED and c.get("status") == "False" for c in conditions)

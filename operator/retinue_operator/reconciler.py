@@ -48,7 +48,7 @@ class Reconciler:
         started = time.monotonic()
         with structlog.contextvars.bound_contextvars(kind=key.kind, namespace=key.namespace, name=key.name):
             try:
-                async with self._world.reconciling():
+                with self._world.reconciling():
                     plan = await self._controllers[key.kind].reconcile(key, self._world)
                     result, following = ("Gone", Next()) if plan is None else await self._execute(key, plan)
             except Exception as error:
@@ -59,7 +59,8 @@ class Reconciler:
 
     async def _execute(self, key: Key, plan: Plan) -> tuple[str, Next]:
         outcome = await self._applier.execute(plan)
-        if plan.status is not None:
+        waits = plan.status_can_wait and outcome.written and not outcome.errors
+        if plan.status is not None and not waits:
             outcome += await self._statuses.write(key, self._complete(key, plan.status, outcome))
         live = self._live(key)
         failed = {failure.name for failure in outcome.errors}

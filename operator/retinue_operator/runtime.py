@@ -1,6 +1,7 @@
 """The life of the operator process: lease, first list, event source, workers and sweeps, until it is told to stop."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -135,6 +136,10 @@ class Runtime:
             # The workers start after the first complete list: nobody plans from half a picture.
             if not await self._unless_stopped(self.sweeper.first(), *background):
                 return self._verdict(background)
+            # What was just read stays: the collector need not look through thousands of objects again and again, which
+            # would stop everything for a good part of a second each time.
+            gc.collect()
+            gc.freeze()
             source = Source(
                 self._access,
                 self._feed,

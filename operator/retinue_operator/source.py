@@ -92,6 +92,9 @@ def kopf_settings(resources: Sequence[Resource], silence: float) -> kopf.Operato
     # A connection that a firewall or a dead peer forgot says nothing for ever; a living one at least a bookmark.
     settings.watching.inactivity_timeout = silence
     settings.watching.reconnect_backoff = 1.0
+    # A list of thousands of objects in one piece is held twice at its peak. A chunk whose token has expired ends kopf,
+    # which is then started again.
+    settings.watching.chunk_size = 500
     for resource in resources:
         if resource.selector:
             key = (resource.group, resource.version, resource.plural)

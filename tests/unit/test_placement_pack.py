@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from retinue.nodeclass.nodes import Hold, Node
 from retinue.nodeclass.resolve import ResolvedClass
 from retinue.placement.capacity import free_capacity
-from retinue.placement.pack import NoFit, Placement, Request, instances_that_fit, place, placement_of
+from retinue.placement.pack import NoFit, Placement, Request, instances_that_fit, place, place_in, placement_of
+from retinue.placement.room import Room
 
 from .fakeworld import CLIQUE, GPU, RACK, TOPOLOGY_DOMAIN, gpu_class, gpu_node, tainted
 
@@ -83,6 +84,24 @@ def test_as_many_instances_as_are_said_to_fit_can_be_placed_one_after_the_other(
         assert isinstance(found, Placement), f"instance {round_} does not fit"
         holds.extend(held(None, gpus, found.domain, name=f"{round_}-{rank}") for rank in range(pods))
     assert isinstance(place(wish, FAST, nodes, holds), NoFit)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=NODES, pods=st.integers(1, 2), gpus=st.integers(1, 4), packed=st.booleans())
+def test_a_room_that_is_taken_step_by_step_places_as_a_fresh_look_at_all_holds_does(
+    rows: list[tuple[str | None, int, bool, int]], pods: int, gpus: int, packed: bool
+) -> None:
+    nodes = [gpu_node(f"n{i}", clique=clique, gpus=total) for i, (clique, total, _, _) in enumerate(rows)]
+    wish = request(pods, gpus, pack="nvlinkDomain" if packed or pods > 1 else None)
+    holds = [held(f"n{i}", min(total, taken)) for i, (_, total, _, taken) in enumerate(rows) if min(total, taken)]
+    room = Room(FAST, nodes, holds)
+    for _ in range(8):
+        found = place_in(room, wish)
+        assert found == place(wish, FAST, nodes, holds)
+        if isinstance(found, NoFit):
+            break
+        room.take(pods, wish.requests, found.domain)
+        holds.extend(held(None, gpus, found.domain) for _ in range(pods))
 
 
 def test_two_pools_that_plan_one_after_the_other_never_get_the_same_devices() -> None:

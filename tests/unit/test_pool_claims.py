@@ -220,7 +220,7 @@ def test_a_class_that_changes_to_claims_serves_new_instances_so_and_leaves_the_o
 
 
 def test_gated_pods_of_another_claim_are_made_anew() -> None:
-    fake = dra_world(replicas=1)
+    fake = dra_world(replicas=1, parallelism={"tensor": 8})
     fake.reconcile()
     (old,) = templates_in_use(fake)
     fake.classes["fast"] = dra_class(devices={"deviceClass": "new.example.com", "perNode": 4})

@@ -1,6 +1,5 @@
-"""What controllers rely on: who is asked about a change, exclusive sections that outlast planning, settings, health."""
+"""What controllers rely on: who is asked about a change, reservations that outlast planning, settings, health."""
 
-import asyncio
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 
 from retinue.plan import Key, Manifest, Plan
 from retinue_operator.cache import Cache
-from retinue_operator.controller import EVERY, World
+from retinue_operator.controller import EVERY, WAITING, World
 from retinue_operator.controllers import all_controllers
 from retinue_operator.dispatch import Dispatcher
 from retinue_operator.health import Check, Heartbeat, report
@@ -38,6 +37,8 @@ class Mapped:
             yield Key(self.kind, "", EVERY)
         if kind == "Service":
             yield Key(self.kind, obj["metadata"]["namespace"], EVERY)
+        if kind == "KVCacheTier":
+            yield Key(self.kind, obj["metadata"]["namespace"], WAITING)
 
     async def reconcile(self, key: Key, world: World) -> Plan | None:
         raise NotImplementedError
@@ -89,55 +90,35 @@ def world() -> World:
     return World(Cache(), nothing, nothing, nothing, nothing, lambda: 0.0)
 
 
-async def test_an_exclusive_section_of_a_reconcile_lasts_until_its_plan_is_executed() -> None:
+def test_waiting_stands_for_those_whose_status_says_that_something_found_no_place() -> None:
+    cache, added = dispatching()
+    for name, status in (("a", "False"), ("b", "True")):
+        conditions = [{"type": "Placed", "status": status}]
+        cache.put({**object_("DecodePool", name, version=2), "status": {"conditions": conditions}})
+    added.clear()
+    cache.put(object_("KVCacheTier", "t"))
+    assert added == ["ns/a"]
+
+
+def test_what_a_reconcile_reserves_is_released_when_its_plan_is_executed_or_fails() -> None:
     shared = world()
     story: list[str] = []
-    planned = asyncio.Event()
-    execute = asyncio.Event()
 
-    async def first() -> None:
-        async with shared.reconciling():
-            async with shared.exclusive("placement"):
-                story.append("first plans")
-            planned.set()
-            await execute.wait()
-            story.append("first executes")
-
-    async def second() -> None:
-        await planned.wait()
-        async with shared.reconciling(), shared.exclusive("placement"):
-            story.append("second plans")
-
-    tasks = [asyncio.create_task(first()), asyncio.create_task(second())]
-    await planned.wait()
-    for _ in range(5):
-        await asyncio.sleep(0)
-    execute.set()
-    await asyncio.gather(*tasks)
-    assert story == ["first plans", "first executes", "second plans"]
-
-
-async def test_taking_a_section_twice_in_one_reconcile_is_fine_and_other_names_are_free() -> None:
-    shared = world()
-    story = []
-    async with asyncio.timeout(5), shared.reconciling():
-        for name in ("a", "a", "b"):
-            async with shared.exclusive(name):
-                story.append(name)
-    assert story == ["a", "a", "b"]
-
-
-async def test_a_reconcile_that_fails_gives_its_sections_back() -> None:
-    shared = world()
-
-    async def fails() -> None:
-        async with shared.reconciling(), shared.exclusive("a"):
+    def fails() -> None:
+        with shared.reconciling():
+            shared.until_executed(lambda: story.append("released"))
+            story.append("executes")
             raise RuntimeError("boom")
 
     with pytest.raises(RuntimeError):
-        await fails()
-    async with asyncio.timeout(5), shared.exclusive("a"):
-        assert shared.now() == 0.0
+        fails()
+    assert story == ["executes", "released"]
+
+
+def test_outside_of_a_reconcile_nothing_stays_reserved() -> None:
+    story: list[str] = []
+    world().until_executed(lambda: story.append("released"))
+    assert story == ["released"]
 
 
 def test_flags_win_over_the_environment_and_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:

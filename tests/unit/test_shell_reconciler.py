@@ -30,10 +30,12 @@ class Parts:
 
     kind = "DecodePool"
 
-    def __init__(self, plan: Plan, failed: ErrorClass | None) -> None:
+    def __init__(self, plan: Plan, failed: ErrorClass | None, written: tuple[str, ...] = ()) -> None:
         self._plan = plan
         self._failed = failed
+        self._written = written
         self.told: list[str] = []
+        self.statuses: list[Manifest] = []
 
     def keys_for(self, _kind: str, _obj: Manifest) -> list[Key]:
         return []
@@ -43,11 +45,18 @@ class Parts:
 
     async def execute(self, _plan: Plan) -> Outcome:
         if self._failed is None:
-            return Outcome()
-        return Outcome(errors=(WriteError("apply", "Pod", "agents", "coder-decode-0-0", self._failed, "no"),))
+            return Outcome(written=self._written)
+        return Outcome(
+            written=self._written,
+            errors=(WriteError("apply", "Pod", "agents", "coder-decode-0-0", self._failed, "no"),),
+        )
 
     def record(self, _live: Manifest, event: Event) -> None:
         self.told.append(event.reason)
+
+    async def write(self, _key: Key, status: Manifest) -> Outcome:
+        self.statuses.append(status)
+        return Outcome()
 
 
 async def outcome(failed: ErrorClass | None, requeue: float | None) -> tuple[Next, list[str]]:
@@ -77,3 +86,23 @@ async def test_objects_that_the_server_refuses_are_not_sent_again_each_second() 
     assert following == Next(after=30.0)
     following, _ = await outcome(ErrorClass.INVALID_OBJECT, None)
     assert following == Next()
+
+
+@pytest.mark.parametrize(
+    ("written", "failed", "shown"),
+    [
+        (("apply Pod a",), None, False),
+        ((), None, True),
+        (("apply Pod a",), ErrorClass.API_DOWN, True),
+    ],
+)
+async def test_a_status_that_can_wait_is_written_only_if_nothing_else_was_or_something_failed(
+    written: tuple[str, ...], failed: ErrorClass | None, shown: bool
+) -> None:
+    parts = Parts(Plan(status={"replicas": 1}, status_can_wait=True), failed, written)
+    cache = Cache()
+    cache.put(LIVE)
+    world = World(cache, cast(Any, None), cast(Any, None), Metrics(), cast(Any, None), lambda: 0.0)
+    reconciler = Reconciler([parts], world, cast(Applier, parts), cast(StatusWriter, parts), cast(Recorder, parts))
+    await reconciler(KEY)
+    assert bool(parts.statuses) == shown

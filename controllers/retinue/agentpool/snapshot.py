@@ -1,6 +1,6 @@
 """Everything that planning one AgentPool reads, as plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from retinue.api import AgentPool, DecodePool, KVCacheTier, PrefillPool
@@ -45,7 +45,7 @@ class AgentPoolSnapshot:
     tiers: Mapping[str, KVCacheTier]
     classes: Mapping[str, ResolvedClass]
     nodes: tuple[Node, ...]
-    holds: tuple[Hold, ...]
+    holds: Collection[Hold]
     ages: Mapping[tuple[str, str], tuple[InstanceAge, ...]]
     measured: Measurements | None
     decision: Decision | None

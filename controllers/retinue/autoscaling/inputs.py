@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from retinue.autoscaling.settings import CacheGoals, Goals, Settings, Tuning
 
@@ -150,7 +151,7 @@ class RoleInputs:
     kv_bytes_per_token: float | None = None
     signals: RoleSignals = field(default_factory=RoleSignals)
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"role/{self.name}"
 
@@ -186,7 +187,7 @@ class PoolInputs:
     """Instances beyond the current number that would find free devices now; None = unknown, no limit."""
     signals: PoolSignals = field(default_factory=PoolSignals)
 
-    @property
+    @cached_property
     def key(self) -> str:
         return key(self.kind, self.name)
 
@@ -218,7 +219,7 @@ class TierInputs:
     def kind(self) -> PoolKind:
         return PoolKind.TIER
 
-    @property
+    @cached_property
     def key(self) -> str:
         return key(self.kind, self.name)
 

@@ -107,9 +107,10 @@ class Readings:
         return kept
 
     def _add(self, owner: RoleInputs | PoolInputs | TierInputs, names: Iterable[str]) -> None:
+        key, signals = owner.key, owner.signals
         for signal in names:
-            name = f"{owner.key}/{signal}"
-            self._readings[name] = self._judge(name, getattr(owner.signals, signal))
+            name = f"{key}/{signal}"
+            self._readings[name] = self._judge(name, getattr(signals, signal))
 
     def _judge(self, name: str, signal: Signal) -> Reading:
         if signal.age is not None and signal.age <= self._settings.fresh_age:

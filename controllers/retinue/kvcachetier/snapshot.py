@@ -1,6 +1,6 @@
 """Everything that planning one tier reads, as plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from retinue.api import KVCacheTier, labels
@@ -61,7 +61,7 @@ class TierSnapshot:
     node_class: ResolvedClass | None
     class_error: str | None
     nodes: tuple[Node, ...]
-    holds: tuple[Hold, ...]
+    holds: Collection[Hold]
     metrics: TierMetrics | None
 
 

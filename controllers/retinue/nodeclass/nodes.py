@@ -1,8 +1,10 @@
 """Nodes and the pods that hold their devices, as plain values read from the API server's objects."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 from retinue.api import labels
 from retinue.api.types import Toleration, TolerationOperator
@@ -38,6 +40,25 @@ class Node:
     @property
     def usable(self) -> bool:
         return self.ready and self.schedulable
+
+
+class Nodes(tuple[Node, ...]):
+    """All nodes, with room for what is worked out from them: plans find it again while no node has changed."""
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        """Nodes by name."""
+        return {node.name: node for node in self}
+
+    @cached_property
+    def memo(self) -> dict[Hashable, Any]:
+        """Views of exactly these nodes by whatever tells them apart."""
+        return {}
+
+
+def by_name(nodes: Iterable[Node]) -> Mapping[str, Node]:
+    """Nodes by name."""
+    return nodes.by_name if isinstance(nodes, Nodes) else {node.name: node for node in nodes}
 
 
 @dataclass(frozen=True)

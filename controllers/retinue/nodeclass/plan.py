@@ -1,6 +1,6 @@
 """Plans a NodeClass: nothing to apply, only a status that says which nodes it has and what is free on them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from retinue.api import NodeClass
@@ -10,7 +10,8 @@ from retinue.catalog.load import UnknownPreset
 from retinue.conditions import ConditionType, Finding, Reason, merge
 from retinue.nodeclass.nodes import Hold, Node
 from retinue.nodeclass.resolve import ResolvedClass, resolve
-from retinue.placement.capacity import Free, domain_of, free_capacity
+from retinue.placement.capacity import Free, free_capacity
+from retinue.placement.members import domain_of
 from retinue.plan import Plan
 from retinue.transitions import transitions
 
@@ -24,7 +25,7 @@ class NodeClassSnapshot:
 
     node_class: NodeClass
     nodes: tuple[Node, ...]
-    holds: tuple[Hold, ...]
+    holds: Collection[Hold]
     others: Mapping[str, ResolvedClass]
 
 

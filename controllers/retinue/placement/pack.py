@@ -1,6 +1,5 @@
 """Packs one instance into one domain, or says precisely why not."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,9 @@ from retinue.api.units import format_bytes
 from retinue.catalog.facts import TopologyLevel
 from retinue.nodeclass.nodes import Hold, Node
 from retinue.nodeclass.resolve import ResolvedClass
-from retinue.placement.capacity import MEMORY, Free, domain_key, domain_of, free_capacity
+from retinue.placement.capacity import MEMORY, Free, free_in
+from retinue.placement.members import Domain, Members, domain_key, domain_of, members_of
+from retinue.placement.room import Room, slots_on
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,6 @@ class Request:
     required: bool
     spread: str | None
     occupied: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Domain:
-    """One domain of a level: nodes whose first label of the level has this key and value."""
-
-    name: str
-    key: str
 
 
 @dataclass(frozen=True)
@@ -59,14 +52,18 @@ class NoFit:
 
 
 def place(request: Request, class_: ResolvedClass, nodes: Iterable[Node], holds: Iterable[Hold]) -> Placement | NoFit:
-    """The best domain of `class_` for one instance, or why none fits.
+    """The best domain of `class_` for one instance, or why none fits; see `place_in`."""
+    return place_in(Room(class_, nodes, holds), request)
+
+
+def place_in(room: Room, request: Request) -> Placement | NoFit:
+    """The best domain of the room's class for one instance, or why none fits; takes nothing.
 
     Best fit: among the domains that hold all pods, the one with the fewest of the pool's instances at the spread
     level, then the one that is left with the least free, so that large free domains stay whole.
     """
-    all_nodes = tuple(nodes)
-    free = free_capacity(class_, all_nodes, holds)
-    level = _pack_level(request, class_, all_nodes)
+    class_ = room.class_
+    level = _pack_level(request, class_, room.members)
     if isinstance(level, str):
         return NoFit(
             class_.name,
@@ -74,34 +71,31 @@ def place(request: Request, class_: ResolvedClass, nodes: Iterable[Node], holds:
             f"it has {_names(class_.topology)}",
         )
     if level is None:
-        return _place_anywhere(request, class_, free, all_nodes)
-    domains = _domains(free, level)
-    fitting = [domain for domain, members in domains.items() if _slots(members, request.requests) >= request.pods]
+        return _place_anywhere(request, room)
+    domains = room.members.domains(level)
+    slots, pods = room.slots(level, request.requests), request.pods
+    fitting = [domain for domain, found in slots.items() if found >= pods]
     if not fitting and not request.required:
-        return _place_anywhere(request, class_, free, all_nodes)
+        return _place_anywhere(request, room)
     if not fitting:
-        return NoFit(class_.name, _explain(request, class_, free, all_nodes, level))
+        return NoFit(class_.name, _explain(request, room, level))
     spread = class_.level(request.spread) if request.spread else None
-    counted = class_.counted or ""
-    best = min(
-        fitting,
-        key=lambda domain: (
-            _crowding(domains[domain], spread, request.occupied),
-            sum(member.free.get(counted, 0) for member in domains[domain]),
-            domain.name,
-            domain.key,
-        ),
-    )
+    if spread is not None and request.occupied:
+        crowding = {domain: _crowding(domains[domain], spread, request.occupied) for domain in fitting}
+        least = min(crowding.values())
+        fitting = [domain for domain in fitting if crowding[domain] == least]
+    left = room.left(level)
+    best = min(fitting, key=lambda domain: (left[domain], domain.name, domain.key))
     return _placement_in(class_, best, level)
 
 
 def placement_of(domain: str, request: Request, class_: ResolvedClass, nodes: Iterable[Node]) -> Placement | None:
     """The placement that `place` gave when it chose `domain` for this request; None when no node is in it any more."""
-    all_nodes = tuple(nodes)
-    level = _pack_level(request, class_, all_nodes)
+    members = members_of(class_, nodes)
+    level = _pack_level(request, class_, members)
     if level is None or isinstance(level, str):
         return None
-    keys = {domain_key(n, level) for n in all_nodes if class_.matches(n) and domain_of(n, level) == domain}
+    keys = {domain_key(node, level) for node in members.matching if domain_of(node, level) == domain}
     found = next((key for key in level.keys if key in keys), None)
     return None if found is None else _placement_in(class_, Domain(domain, found), level)
 
@@ -110,7 +104,7 @@ def _placement_in(class_: ResolvedClass, domain: Domain, level: TopologyLevel) -
     return Placement(class_.name, domain.name, domain.key, level.keys[: level.keys.index(domain.key)])
 
 
-def _pack_level(request: Request, class_: ResolvedClass, nodes: Iterable[Node]) -> TopologyLevel | str | None:
+def _pack_level(request: Request, class_: ResolvedClass, members: Members) -> TopologyLevel | str | None:
     """The level to pack into; its name alone when the class lacks it; None when any nodes will do.
 
     An instance over several nodes that names no level gets the nearest one that has a domain of so many nodes.
@@ -118,54 +112,21 @@ def _pack_level(request: Request, class_: ResolvedClass, nodes: Iterable[Node]) 
     if request.pack is not None:
         return class_.level(request.pack) or request.pack
     if request.pods > 1 and class_.topology:
-        matching = [node for node in nodes if class_.matches(node)]
-        wide = (level for level in class_.topology if _widest(level, matching) >= request.pods)
+        wide = (level for level in class_.topology if members.widest(level) >= request.pods)
         return next(wide, class_.topology[0])
     if request.spread is not None:
         return class_.level(request.spread) or request.spread
     return None
 
 
-def _widest(level: TopologyLevel, nodes: Iterable[Node]) -> int:
-    """How many nodes the largest domain of the level has."""
-    labelled = Counter(domain_of(node, level) for node in nodes if domain_key(node, level) is not None)
-    return max(labelled.values(), default=0)
+def _crowding(nodes: Iterable[Node], spread: TopologyLevel, occupied: Mapping[str, int]) -> int:
+    return sum(occupied.get(name, 0) for name in {domain_of(node, spread) for node in nodes})
 
 
-def _domains(free: Sequence[Free], level: TopologyLevel) -> dict[Domain, list[Free]]:
-    domains: dict[Domain, list[Free]] = {}
-    for member in free:
-        # A node without any of the level's labels cannot be matched by the scheduler, so it is no domain.
-        key = domain_key(member.node, level)
-        if key is not None:
-            domains.setdefault(Domain(member.node.labels[key], key), []).append(member)
-    return domains
-
-
-def _slots(members: Iterable[Free], requests: Mapping[str, int]) -> int:
-    """How many pods of this size the nodes can take together."""
-    return sum(_slots_on(member, requests) for member in members)
-
-
-def _slots_on(member: Free, requests: Mapping[str, int]) -> int:
-    wanted = [(name, amount) for name, amount in requests.items() if amount > 0]
-    if not wanted:
-        return 1
-    return max(0, min(member.free.get(name, 0) // amount for name, amount in wanted))
-
-
-def _crowding(members: Sequence[Free], spread: TopologyLevel | None, occupied: Mapping[str, int]) -> int:
-    if spread is None:
-        return 0
-    return sum(occupied.get(name, 0) for name in {domain_of(member.node, spread) for member in members})
-
-
-def _place_anywhere(
-    request: Request, class_: ResolvedClass, free: Sequence[Free], nodes: Sequence[Node]
-) -> Placement | NoFit:
-    if _slots(free, request.requests) >= request.pods:
-        return Placement(class_.name, None, None)
-    return NoFit(class_.name, _explain(request, class_, free, nodes, None))
+def _place_anywhere(request: Request, room: Room) -> Placement | NoFit:
+    if room.total_slots(request.requests, enough=request.pods) >= request.pods:
+        return Placement(room.class_.name, None, None)
+    return NoFit(room.class_.name, _explain(request, room, None))
 
 
 def _asked(request: Request, class_: ResolvedClass) -> str:
@@ -174,10 +135,8 @@ def _asked(request: Request, class_: ResolvedClass) -> str:
     return f"asked for {pods} with {' and '.join(parts) or 'no devices'} each on class {class_.name}"
 
 
-def _explain(
-    request: Request, class_: ResolvedClass, free: Sequence[Free], nodes: Sequence[Node], level: TopologyLevel | None
-) -> str:
-    matching = [node for node in nodes if class_.matches(node)]
+def _explain(request: Request, room: Room, level: TopologyLevel | None) -> str:
+    class_, matching, free = room.class_, room.members.matching, free_in(room)
     if not matching:
         selector = ",".join(f"{key}={value}" for key, value in sorted(class_.node_selector.items()))
         return f"{_asked(request, class_)}: no node has the labels {selector}"
@@ -187,14 +146,16 @@ def _explain(
         total = sum(class_.devices_on(member.node) for member in free)
         lines.append(f"{sum(max(0, m.free.get(counted, 0)) for m in free)} of their {total} {counted} are free")
     if level is not None:
-        domains = _domains(free, level)
+        domains = room.members.domains(level)
         if not domains:
             lines.append(f"no usable node carries a label of level {level.level} ({', '.join(level.keys)})")
         else:
-            best = max(domains, key=lambda domain: (_slots(domains[domain], request.requests), domain.name))
-            room = _slots(domains[best], request.requests)
-            miss = f"nearest miss: {level.level} {best.name} has room for {room} of {request.pods} pods"
-            lines.append(f"{miss}: {_nearest_node(domains[best], request)}" if room == 0 else miss)
+            by_domain = room.slots(level, request.requests)
+            best = max(domains, key=lambda domain: (by_domain[domain], domain.name))
+            slots = by_domain[best]
+            miss = f"nearest miss: {level.level} {best.name} has room for {slots} of {request.pods} pods"
+            inside = [Free(node, room.free(node.name)) for node in domains[best]]
+            lines.append(f"{miss}: {_nearest_node(inside, request)}" if slots == 0 else miss)
             lines.extend(_too_narrow(request, class_, level, domains.values()))
     elif free:
         lines.append(f"nearest miss: {_nearest_node(free, request)}")
@@ -207,7 +168,7 @@ def _nearest_node(free: Sequence[Free], request: Request) -> str:
 
 
 def _too_narrow(
-    request: Request, class_: ResolvedClass, level: TopologyLevel, domains: Iterable[Sequence[Free]]
+    request: Request, class_: ResolvedClass, level: TopologyLevel, domains: Iterable[Sequence[Node]]
 ) -> list[str]:
     """What to do when no domain of the level has as many nodes as the instance has pods, whatever is free."""
     widest = max(len(members) for members in domains)
@@ -234,7 +195,7 @@ def _lacks(member: Free, requests: Mapping[str, int]) -> str:
         for name, amount in sorted(requests.items())
         if amount > member.free.get(name, 0)
     ]
-    return "has " + " and ".join(short) if short else f"has room for {_slots_on(member, requests)} pods"
+    return "has " + " and ".join(short) if short else f"has room for {slots_on(member.free, requests)} pods"
 
 
 def _names(levels: Sequence[TopologyLevel]) -> str:
@@ -245,14 +206,11 @@ def instances_that_fit(
     request: Request, class_: ResolvedClass, nodes: Iterable[Node], holds: Iterable[Hold], limit: int = 64
 ) -> int:
     """How many more such instances the class can take now, counting up to `limit`."""
-    all_nodes = tuple(nodes)
-    free = free_capacity(class_, all_nodes, holds)
-    level = _pack_level(request, class_, all_nodes)
+    room = Room(class_, nodes, holds)
+    level = _pack_level(request, class_, room.members)
     if isinstance(level, str):
         return 0
-    if level is None:
-        return min(limit, _slots(free, request.requests) // max(1, request.pods))
-    if not request.required:
-        return min(limit, _slots(free, request.requests) // max(1, request.pods))
-    domains = _domains(free, level).values()
-    return min(limit, sum(_slots(members, request.requests) // max(1, request.pods) for members in domains))
+    pods = max(1, request.pods)
+    if level is None or not request.required:
+        return min(limit, room.total_slots(request.requests) // pods)
+    return min(limit, sum(slots // pods for slots in room.slots(level, request.requests).values()))

@@ -22,6 +22,8 @@ class Draft:
     removed: set[str] = field(default_factory=set)
     drained: set[str] = field(default_factory=set)
     reclaimed: set[str] = field(default_factory=set)
+    told_later: bool = False
+    """Pods are made or released: what the status says of them is true only when they are there."""
 
     def say(self, reason: Reason, message: str, warning: bool = False, writes: Iterable[str] = ()) -> None:
         type_ = EventType.WARNING if warning else EventType.NORMAL

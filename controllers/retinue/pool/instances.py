@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from retinue.api.pool import InstancePhase, InstanceStatus
 from retinue.conditions import epoch_or_none
-from retinue.nodeclass.nodes import Node
+from retinue.nodeclass.nodes import Node, by_name
 from retinue.pool.containers import Obstacle
 from retinue.pool.snapshot import PodView
 
@@ -84,7 +84,7 @@ def lost_nodes(pods: Iterable[PodView], nodes: Iterable[Node], now: float) -> di
 
     The pods there end only when the node comes back or is removed, so nothing can be started again in their place.
     """
-    known = {node.name: node for node in nodes}
+    known = by_name(nodes)
     lost: dict[str, str] = {}
     for name in {pod.node for pod in pods if pod.node is not None}:
         node = known.get(name)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from retinue.api.pool import InstancePhase
 from retinue.conditions import Reason, timestamp
 from retinue.nodeclass.claims import API_VERSION, TEMPLATE_KIND
+from retinue.nodeclass.nodes import by_name
 from retinue.plan import Apply, Delete, Manager, Plan
 from retinue.pool.admission import Admission, admit
 from retinue.pool.build import build_claim_template, build_marks, build_pod, build_service
@@ -21,7 +22,7 @@ from retinue.pool.instances import (
     lost_nodes,
     pod_name,
 )
-from retinue.pool.release import choose_class, release_gated
+from retinue.pool.release import Seats, choose_class, release_gated, where
 from retinue.pool.revision import revision as revision_of
 from retinue.pool.snapshot import PoolSnapshot
 from retinue.pool.status import pool_status
@@ -43,13 +44,14 @@ def plan(snapshot: PoolSnapshot, now: float) -> Plan:
         draft.apply.extend(Apply(template) for template in templates if template is not None)
         _give_up_lost(snapshot, instances, draft)
         _restart_failed(snapshot, instances, draft)
+        seats = Seats(snapshot)
         if any(instance.hidden for instance in instances):
             # What serves is put back where routers find it before anything is taken from the rest.
             draft.again(1.0)
         else:
-            _move_towards_replicas(snapshot, admission, instances, revision, draft, now)
-        _complete_interrupted(snapshot, admission, instances, revision, draft, now)
-        release_gated(snapshot, admission, instances, revision, draft)
+            _move_towards_replicas(snapshot, admission, instances, revision, seats, draft, now)
+        _complete_interrupted(snapshot, admission, instances, revision, seats, draft, now)
+        release_gated(snapshot, admission, instances, revision, seats, draft)
     finish_drains(snapshot, instances, draft, now)
     _keep_marks(snapshot, instances, draft)
     _remove_unused_templates(snapshot, draft)
@@ -61,6 +63,10 @@ def plan(snapshot: PoolSnapshot, now: float) -> Plan:
         apply=tuple(draft.apply),
         delete=tuple(draft.delete),
         status=status.to_wire(),
+        # What the status must keep, or tells for the first time, is written at once.
+        status_can_wait=draft.told_later
+        and not (draft.restarted or draft.removed or draft.drained or draft.unplaced)
+        and not events,
         events=(*draft.events, *events),
         requeue_after=draft.requeue,
     )
@@ -96,6 +102,7 @@ def _move_towards_replicas(
     admission: Admission,
     instances: tuple[Instance, ...],
     revision: str,
+    seats: Seats,
     draft: Draft,
     now: float,
 ) -> None:
@@ -125,10 +132,17 @@ def _move_towards_replicas(
         draft.removed.add(name)
         draft.say(Reason.INSTANCE_REMOVED, f"removing {name}, which was not serving")
     if step.create and admission.connected:
+        # One event for all of a kind: hundreds of them would be hundreds of writes.
+        made: dict[str, list[str]] = {}
+        written: list[str] = []
         for index in free_indexes(instances, step.create):
             name = instance_name(meta.name, snapshot.kind, index)
-            pods = _create(snapshot, admission, name, revision, draft)
-            draft.say(Reason.INSTANCE_CREATED, f"created {name} with revision {revision}", writes=pods)
+            place, pods = _create(snapshot, admission, instances, name, revision, seats, draft)
+            made.setdefault(place, []).append(name)
+            written.extend(pods)
+        for place, names in made.items():
+            which = names[0] if len(names) == 1 else f"{len(names)} instances ({', '.join(names)})"
+            draft.say(Reason.INSTANCE_CREATED, f"created {which} with revision {revision}{place}", writes=written)
 
 
 def _keep_marks(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: Draft) -> None:
@@ -155,11 +169,12 @@ def _remove_unused_templates(snapshot: PoolSnapshot, draft: Draft) -> None:
 
 def _look_again_when_due(snapshot: PoolSnapshot, instances: Iterable[Instance], draft: Draft, now: float) -> None:
     """What changes by time alone: pods that find no node, nodes that do not come back, failures that are forgotten."""
-    not_ready = {node.name: node.not_ready_since for node in snapshot.nodes if node.not_ready_since is not None}
+    nodes = by_name(snapshot.nodes)
     for instance in instances:
         for pod in instance.pods:
-            if pod.node in not_ready and not pod.deleting and instance.lost is None:
-                draft.again(not_ready[pod.node] + NODE_LOST_SECONDS - now)
+            node = nodes.get(pod.node) if pod.node is not None else None
+            if node is not None and node.not_ready_since is not None and not pod.deleting and instance.lost is None:
+                draft.again(node.not_ready_since + NODE_LOST_SECONDS - now)
         for pod in instance.pods:
             if pod.node is None and pod.unschedulable_since is not None and not pod.deleting:
                 draft.again(pod.unschedulable_since + UNSCHEDULABLE_SECONDS - now)
@@ -202,16 +217,26 @@ def _worth(snapshot: PoolSnapshot, name: str) -> str:
     return "sessions unknown" if known is None else f"{known} open sessions"
 
 
-def _create(snapshot: PoolSnapshot, admission: Admission, name: str, revision: str, draft: Draft) -> list[str]:
-    """Applies the gated pods of an instance on the first class of the list that has room, else on the first.
+def _create(
+    snapshot: PoolSnapshot,
+    admission: Admission,
+    instances: tuple[Instance, ...],
+    name: str,
+    revision: str,
+    seats: Seats,
+    draft: Draft,
+) -> tuple[str, list[str]]:
+    """Applies the pods of an instance on the first class of the list that has room, else on the first.
 
-    Returns the names of the pods.
+    They are gated unless they have a place already. Returns where that is in words (empty without), and their names.
     """
-    shape = choose_class(snapshot, admission)
+    shape, placement = choose_class(snapshot, admission, instances, name, seats)
     for rank in range(shape.pods):
-        draft.apply.append(Apply(build_pod(snapshot, shape, name, rank, revision, None)))
+        draft.apply.append(Apply(build_pod(snapshot, shape, name, rank, revision, placement)))
+    draft.told_later = True
     draft.again(1.0)
-    return [pod_name(name, rank) for rank in range(shape.pods)]
+    place = f", placed on class {placement.node_class}, {where(placement)}" if placement else ""
+    return place, [pod_name(name, rank) for rank in range(shape.pods)]
 
 
 def _complete_interrupted(
@@ -219,6 +244,7 @@ def _complete_interrupted(
     admission: Admission,
     instances: tuple[Instance, ...],
     revision: str,
+    seats: Seats,
     draft: Draft,
     now: float,
 ) -> None:
@@ -233,7 +259,7 @@ def _complete_interrupted(
             draft.again(due - now)
             continue
         if not instance.pods:
-            _create(snapshot, admission, instance.name, revision, draft)
+            _create(snapshot, admission, instances, instance.name, revision, seats, draft)
             continue
         shape = admission.shapes.get(instance.node_class)
         if shape is None or instance.revision != revision:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -89,7 +89,7 @@ class PoolSnapshot:
     classes: Mapping[str, ResolvedClass]
     class_errors: Mapping[str, str]
     nodes: tuple[Node, ...]
-    holds: tuple[Hold, ...]
+    holds: Collection[Hold]
     tiers: Mapping[str, KVCacheTier]
     in_flight: Mapping[str, int | None]
     metrics: PoolMetrics | None

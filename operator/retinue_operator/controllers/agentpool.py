@@ -24,8 +24,9 @@ from retinue.plan import Key, Manifest, Plan
 from retinue.pool.snapshot import drains
 from retinue_operator.cache import Cache
 from retinue_operator.controller import EVERY, World
+from retinue_operator.controllers.fleet import fleet
 from retinue_operator.controllers.measure import Measurer, scope_of_agent_pool
-from retinue_operator.controllers.observe import fleet, parse, parse_all, tiers
+from retinue_operator.controllers.observe import parse, parse_all, tiers
 from retinue_operator.metrics import Metrics
 from retinue_operator.prometheus.poller import Poll
 

@@ -12,8 +12,9 @@ from retinue.kvcachetier.snapshot import TierMetrics, TierSnapshot, User, server
 from retinue.plan import Key, Manifest, Plan, earliest
 from retinue_operator.cache import Cache
 from retinue_operator.controller import EVERY, World
+from retinue_operator.controllers.fleet import fleet
 from retinue_operator.controllers.measure import Measurer, metrics_interval, scope_of_tier
-from retinue_operator.controllers.observe import fleet, parse, parse_all, tiers
+from retinue_operator.controllers.observe import parse, parse_all, tiers
 
 
 class KVCacheTierController:

@@ -6,13 +6,20 @@ from retinue.api import NodeClass
 from retinue.nodeclass.plan import NodeClassSnapshot, plan
 from retinue.plan import Key, Manifest, Plan
 from retinue_operator.controller import EVERY, World
-from retinue_operator.controllers.observe import fleet, parse
+from retinue_operator.controllers.fleet import fleet
+from retinue_operator.controllers.observe import parse
+
+CALM_SECONDS = 1.0
+"""What is free changes with every pod: a thousand pods that come must not be a thousand statuses of their class."""
 
 
 class NodeClassController:
     """One NodeClass at a time; every node and every pod that takes devices concerns all of them."""
 
     kind = "NodeClass"
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[int, float]] = {}
 
     def keys_for(self, kind: str, obj: Manifest) -> Iterable[Key]:
         """Nodes change what a class has, pods what is free, other classes what overlaps.
@@ -26,7 +33,13 @@ class NodeClassController:
         """The class's status."""
         object_ = parse(NodeClass, world.cache.get("NodeClass", "", key.name))
         if object_ is None:
+            self._last.pop(key.name, None)
             return None
+        now = world.now()
+        generation, last = self._last.get(key.name, (-1, 0.0))
+        if generation == object_.metadata.generation and 0 <= now - last < CALM_SECONDS:
+            return Plan(requeue_after=CALM_SECONDS - (now - last))
+        self._last[key.name] = object_.metadata.generation, now
         seen = fleet(world.cache)
         return plan(
             NodeClassSnapshot(
@@ -35,5 +48,5 @@ class NodeClassController:
                 holds=seen.holds,
                 others={name: class_ for name, class_ in seen.classes.items() if name != key.name},
             ),
-            world.now(),
+            now,
         )

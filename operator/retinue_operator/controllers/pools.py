@@ -12,10 +12,11 @@ from retinue.plan import Key, Manifest, Plan, earliest
 from retinue.pool.plan import plan
 from retinue.pool.snapshot import Pool, PoolKind, PoolMetrics, PoolSnapshot, pod_view
 from retinue_operator.cache import Cache
-from retinue_operator.controller import EVERY, World
+from retinue_operator.controller import EVERY, WAITING, World
+from retinue_operator.controllers.fleet import view_of
 from retinue_operator.controllers.inflight import in_flight
 from retinue_operator.controllers.measure import Measurer, metrics_interval, scope_of_pool
-from retinue_operator.controllers.observe import fleet, parse, tiers
+from retinue_operator.controllers.observe import parse, tiers
 
 
 class PoolController:
@@ -38,7 +39,7 @@ class PoolController:
         if own and labels.POOL in tags:
             yield Key(self.kind, namespace, tags[labels.POOL])
         if kind == "Pod" and meta.get("deletionTimestamp"):
-            yield Key(self.kind, "", EVERY)
+            yield Key(self.kind, "", WAITING)
         if kind == "KVCacheTier":
             yield Key(self.kind, namespace, EVERY)
         if kind in ("Node", "NodeClass"):
@@ -53,26 +54,27 @@ class PoolController:
         mine = {labels.POOL: key.name, labels.POOL_KIND: self._pool_kind.value}
         draining = await in_flight(world.http, _pods(cache, pool, mine))
         metrics, again = await self._metrics(pool, world)
-        # Two pools must not be promised the same devices: the lock is held until this plan is carried out.
-        async with world.exclusive("placement"):
-            pool = parse(self._model, cache.get(self.kind, key.namespace, key.name))
-            if pool is None:
-                return None
-            seen = fleet(cache)
-            snapshot = PoolSnapshot(
-                kind=self._pool_kind,
-                pool=pool,
-                pods=tuple(pod_view(pod) for pod in _pods(cache, pool, mine)),
-                classes=seen.classes,
-                class_errors=seen.errors,
-                nodes=seen.nodes,
-                holds=seen.holds,
-                tiers=tiers(cache, key.namespace),
-                in_flight=draining,
-                metrics=metrics,
-                claim_templates=tuple(map(template_from, cache.owned_by(pool.metadata.uid, TEMPLATE_KIND))),
-            )
-            made = plan(snapshot, world.now())
+        pool = parse(self._model, cache.get(self.kind, key.namespace, key.name))
+        if pool is None:
+            return None
+        # Nothing is awaited until what the plan takes is reserved: two pools must not be promised the same devices.
+        view = view_of(cache)
+        seen = view.now()
+        snapshot = PoolSnapshot(
+            kind=self._pool_kind,
+            pool=pool,
+            pods=tuple(pod_view(pod) for pod in _pods(cache, pool, mine)),
+            classes=seen.classes,
+            class_errors=seen.errors,
+            nodes=seen.nodes,
+            holds=seen.holds,
+            tiers=tiers(cache, key.namespace),
+            in_flight=draining,
+            metrics=metrics,
+            claim_templates=tuple(map(template_from, cache.owned_by(pool.metadata.uid, TEMPLATE_KIND))),
+        )
+        made = plan(snapshot, world.now())
+        world.until_executed(view.reserve(made.apply))
         return replace(made, requeue_after=earliest(made.requeue_after, again))
 
     async def _metrics(self, pool: Pool, world: World) -> tuple[PoolMetrics | None, float | None]:
