@@ -104,8 +104,9 @@ def group(
 ) -> tuple[Instance, ...]:
     """The pool's instances by index.
 
-    `expected` is the number of pods per instance on each node class, for pods that do not say it themselves; `lost` what `lost_nodes` found. `remembered` is
-    the status of the last reconcile: an instance without pods is kept only while it waits to be restarted.
+    `expected` is the number of pods per instance on each node class, for pods that do not say it themselves; `lost`
+    what `lost_nodes` found. `remembered` is the status of the last reconcile: an instance without pods is kept only
+    while it waits to be restarted.
     """
     members: dict[str, list[PodView]] = {}
     for pod in pods:
