@@ -128,10 +128,15 @@ async def test_while_nothing_works_at_all_it_asks_in_moderation_and_logs_why(
         await op.apply(tier(namespace, replicas=1))
         await op.settled(replicas=1)
         # No server says 409 to a reader.
-        proxy.inject(fault, writes if fault == Refuse(409) else no_watch)
-        since = time.monotonic()
+        rule = proxy.inject(fault, writes if fault == Refuse(409) else no_watch)
         with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as log:
             await op.apply(tier(namespace, replicas=4))
+
+            async def struck() -> bool:
+                return rule.struck >= 1
+
+            await eventually(struck, what="the fault has struck")
+            since = time.monotonic()
 
             async def long_enough() -> bool:
                 return time.monotonic() - since >= 2 * TROUBLED_SECONDS
