@@ -20,7 +20,7 @@ export RETINUE_KIND_BUILDER ?= $(abspath $(KIND_BUILDER))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak e2e bench verify audit generate format binaries images load clean
+.PHONY: help demo test simulate soak e2e bench verify audit generate format binaries images load clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,11 @@ test: binaries ## all tests that need no container engine, side by side; TESTS=t
 	@$(BIN)/python -m pytest $(or $(TESTS),-n auto)
 
 # Each line is one long run. Their seeds are printed, and chosen with SEED.
-soak: binaries ## the long versions of bounded tests: 1,000 kills, 20 changes of leaders; KILLS=n, SEED=n
+simulate: $(READY) ## random schedules of users and faults against the planners, on all cores; MINUTES=n, SEED=n
+	@$(BIN)/python -m tests.simulation --seconds $$(( $(or $(MINUTES),1) * 60 )) $(if $(SEED),--seed $(SEED))
+
+soak: binaries ## the long versions of bounded tests: 1,000 kills, 20 changes of leaders, 15 minutes of simulation; KILLS=n, SEED=n
+	@$(MAKE) --no-print-directory simulate MINUTES=$(or $(MINUTES),15)
 	RETINUE_KILLS=$(or $(KILLS),1000) $(if $(SEED),RETINUE_SEED=$(SEED)) $(BIN)/python -m pytest -s tests/faults/test_kill_anywhere.py
 	RETINUE_SOAK_ROUNDS=20 $(BIN)/python -m pytest -s tests/faults/test_two_replicas.py
 
