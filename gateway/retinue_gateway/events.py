@@ -110,7 +110,15 @@ class EventStream:
             if not payload.get("choices"):
                 return b""
             del payload["usage"]
-        return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+        return b"data: " + _written(payload) + b"\n\n"
+
+
+def _written(payload: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, which JSON can write and UTF-8 cannot.
+        return json.dumps(payload, separators=(",", ":")).encode()
 
 
 def _after_last(separator: bytes, data: bytes) -> int:
