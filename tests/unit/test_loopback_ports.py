@@ -44,7 +44,6 @@ def test_taken_ports_are_passed_over() -> None:
     assert sorted(ports) == [100, 102]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ports are claimed on Linux only")
 def test_what_another_process_chose_is_passed_over_while_it_runs() -> None:
     code = f"from {claim.__module__} import pick_ports; print(*pick_ports(1), flush=True); input()"
     with subprocess.Popen(

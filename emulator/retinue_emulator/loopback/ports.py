@@ -2,9 +2,10 @@
 
 import random
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from retinue_emulator.holding import hold
 
 HOST = "127.0.0.1"
 _RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -50,19 +51,9 @@ def is_free(port: int) -> bool:
 
 
 def claim(port: int) -> bool:
-    """Whether the port is free and was not chosen here before, by this process or one that still runs; now it is.
-
-    The claim is an abstract Unix socket, which the kernel takes back when the process ends; only Linux has them.
-    """
-    if not is_free(port):
-        return False
-    if sys.platform != "linux":
-        return True
-    claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        claimed.bind(f"\0retinue-port-{port}")
-    except OSError:
-        claimed.close()
+    """Whether the port is free and was not chosen here before, by this process or one that still runs; now it is."""
+    claimed = hold(HOST, port) if is_free(port) else None
+    if claimed is None:
         return False
     _CLAIMS.append(claimed)
     return True

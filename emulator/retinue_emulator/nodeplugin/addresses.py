@@ -6,6 +6,8 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 
+from retinue_emulator.holding import hold
+
 # The upper half of 127/8 is free on ordinary machines; 127.0.0.x and 127.0.1.1 (Debian host names) and 127.0.0.53
 # (resolved) are not.
 _AUTOMATIC = tuple(f"127.{second}.0.0/16" for second in range(64, 128))
@@ -54,14 +56,8 @@ def claim_range(text: str | None) -> AddressClaim:
 
 
 def _try_claim(network: ipaddress.IPv4Network) -> AddressClaim | None:
-    # A UDP socket: it cannot meet a TCP server of a pod, and has no TIME_WAIT.
-    holder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        holder.bind((str(network.network_address + 1), _CLAIM_PORT))
-    except OSError:
-        holder.close()
-        return None
-    return AddressClaim(network, holder)
+    holder = hold(str(network.network_address + 1), _CLAIM_PORT)
+    return None if holder is None else AddressClaim(network, holder)
 
 
 class AddressPool:
