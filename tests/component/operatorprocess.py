@@ -13,10 +13,12 @@ LEASE = ("lease/retinue-operator", "--namespace=retinue-system")
 DURATION = 3.0
 # Short, but not so short that a busy machine loses the lease by itself.
 UNHURRIED = ("--lease-duration=7", "--lease-renew-deadline=5", "--lease-retry-period=0.5")
-_SKEWED = """
-import functools, time
-from retinue_operator import cli, process
-cli.serve = functools.partial(process.serve, wall=lambda: time.time() + {skew})
+# Changes the clock itself, before anything of the operator has been imported.
+_WRONG_CLOCK = """
+import pathlib, time
+offset, true = pathlib.Path({offset!r}), time.time
+time.time = lambda: true() + float(offset.read_text())
+from retinue_operator import cli
 cli.main()
 """
 
@@ -52,15 +54,16 @@ class Operator:
 
 @asynccontextmanager
 async def operator(
-    access: ClusterAccess, name: str, namespace: str, *flags: str, server: str = "", skew: float = 0.0
+    access: ClusterAccess, name: str, namespace: str, *flags: str, server: str = "", clock: Path | None = None
 ) -> AsyncIterator[Operator]:
     """An operator process with short lease times, which later flags override.
 
-    server: the address of a proxy to go through. skew: seconds by which its wall clock is ahead.
+    server: the address of a proxy to go through. clock: a file with the seconds by which its wall clock is ahead, which
+    may change at any time.
     """
     account = ("retinue-system", "retinue-operator")
     kubeconfig = await asyncio.to_thread(access.service_account_kubeconfig, *account, server=server)
-    program = ("-c", _SKEWED.format(skew=skew)) if skew else ("-m", "retinue_operator")
+    program = ("-c", _WRONG_CLOCK.format(offset=str(clock))) if clock is not None else ("-m", "retinue_operator")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *program,

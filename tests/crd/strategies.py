@@ -1,4 +1,4 @@
-"""What anybody may write: objects that their schema takes, objects that it should not, and plain nonsense."""
+"""Objects of a custom resource that its schema takes."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,7 @@ from hypothesis import strategies as st
 
 from retinue.api.schema import ABSENT, ListType, Node, NodeType, violations
 
-Values = st.SearchStrategy[Any]
-
-# Texts that are likely to mean something to somebody who reads them.
-_ODD_TEXTS = ("", " ", "0", "-1", "1e999", "NaN", "null", "true", "a" * 300, "../..", "\u0000", "\u202e", "ß", "9" * 40)
-_ODD_NUMBERS = (0, -1, 1, 2**31, 2**63 - 1, -(2**63))
-
-NONSENSE: Values = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.sampled_from(_ODD_NUMBERS), st.floats(), st.sampled_from(_ODD_TEXTS), st.text()
-    ),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
-    max_leaves=8,
-)
+from ..nonsense import NONSENSE, Values
 
 
 def fitting(node: Node, known: Mapping[str, Sequence[Any]], field: str = "") -> Values:
@@ -32,11 +20,6 @@ def fitting(node: Node, known: Mapping[str, Sequence[Any]], field: str = "") -> 
     anything = _fitting(node, known)
     likely = [value for value in known.get(field, ()) if not list(violations(node, value, field))]
     return st.one_of(st.sampled_from(likely), anything) if likely else anything
-
-
-def spoiled(fit: Values) -> Values:
-    """A fitting value with one place in it replaced by nonsense."""
-    return st.tuples(fit, st.integers(0, 10_000), NONSENSE).map(lambda drawn: _spoil(*drawn))
 
 
 def blended(good: Any, drawn: Any, share: float, chance: random.Random) -> Any:
@@ -89,18 +72,6 @@ def _lists(node: Node, known: Mapping[str, Sequence[Any]]) -> Values:
             items, min_size=least, max_size=most, unique_by=lambda item: tuple(str(item.get(key)) for key in keys)
         )
     return st.lists(items, min_size=least, max_size=most, unique_by=str if node.list_type is ListType.SET else None)
-
-
-def _spoil(value: Any, place: int, nonsense: Any) -> Any:
-    """Replaces what `place` points to: itself, or something inside."""
-    children = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    if not children or place % 4 == 0:
-        return nonsense
-    key = list(children)[place // 4 % len(children)]
-    inside = _spoil(value[key], place // 4 // len(children), nonsense)
-    if isinstance(value, dict):
-        return {**value, key: inside}
-    return [*value[:key], inside, *value[key + 1 :]]
 
 
 def defaulted(node: Node, value: Any) -> Any:

@@ -16,11 +16,12 @@ from retinue.catalog.load import models, presets
 from retinue.plan import Manifest
 from retinue_operator.controllers.observe import parse
 
+from ..nonsense import NONSENSE, spoiled
 from ..simulation.cluster import NAMESPACE
 from ..simulation.schedules import settled
 from ..simulation.world import SimulatedWorld
 from .objects import Objects, Refusal
-from .strategies import NONSENSE, blended, defaulted, fitting, spoiled
+from .strategies import blended, defaulted, fitting
 from .test_bad_for_operator import GOOD
 
 CLASSES = ["fast", "small", "storage", "lost"]

@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from retinue.api import labels
 from retinue.plan import Manifest
 from retinue_emulator.loopback import ClusterAccess, ControlPlane, eventually
 
 from ..component.manifests import SMALL_MODEL
-from ..component.operatorprocess import UNHURRIED, Operator, operator
+from ..component.operatorprocess import LEASE, UNHURRIED, Operator, operator
+from ..component.traffic import stream
 from .emulatednodes import emulated_nodes
 
 pytestmark = pytest.mark.component
@@ -39,6 +42,8 @@ NODE_CLASS: Manifest = {
 }
 RACK = "topology.kubernetes.io/rack"
 MOST_WRITES_WHILE_STUCK = 10
+HOURS = 3600.0
+TOKENS = 100_000
 
 
 @pytest.fixture
@@ -205,4 +210,80 @@ async def test_a_namespace_deleted_in_the_middle_of_everything_goes_quietly_and_
 
         await eventually(later, what="three seconds pass")
         assert writes(nodes, doomed, leader) == before
+        assert complaints(leader) == []
+
+
+async def test_a_deleted_pool_with_a_foreign_finalizer_serves_on_untouched_until_that_is_gone(
+    nodes: ControlPlane, namespace: str
+) -> None:
+    async with operator(nodes, "first", namespace, *UNHURRIED) as leader:
+        held = pool(namespace, "held", 2)
+        held["metadata"]["finalizers"] = ["example.com/mine"]
+        await asyncio.to_thread(nodes.apply, held)
+        before = {pod["metadata"]["uid"] for pod in await serving(nodes, namespace, "held", 2)}
+        await asyncio.to_thread(nodes.kubectl, "delete", "dp", "held", "-n", namespace, "--wait=false")
+        written = writes(nodes, namespace, leader)
+        since = time.monotonic()
+
+        async def later() -> bool:
+            return time.monotonic() - since > 5
+
+        await eventually(later, what="five seconds pass")
+        # As with a Deployment: what it owns goes when it goes, by garbage collection.
+        left = await get(nodes, "dp", "held", "-n", namespace)
+        assert left["metadata"]["finalizers"] == ["example.com/mine"]
+        assert {pod["metadata"]["uid"] for pod in await serving(nodes, namespace, "held", 2)} == before
+        assert writes(nodes, namespace, leader) - written <= MOST_WRITES_WHILE_STUCK
+        free = json.dumps({"metadata": {"finalizers": None}})
+        await asyncio.to_thread(nodes.kubectl, "patch", "dp", "held", "-n", namespace, "--type=merge", "-p", free)
+
+        async def gone() -> bool:
+            return not (await get(nodes, "dp,pods", "-n", namespace))["items"]
+
+        await eventually(gone, what="the pool and its pods are gone", timeout=60)
+        assert complaints(leader) == []
+
+
+async def test_a_clock_that_jumps_for_hours_neither_cuts_a_drain_nor_makes_one_wait_nor_moves_the_lease(
+    nodes: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    (clock := tmp_path / "ahead").write_text("0")
+    async with operator(nodes, "first", namespace, *UNHURRIED, clock=clock) as leader, aiohttp.ClientSession() as http:
+        await asyncio.to_thread(nodes.apply, pool(namespace, "timed", 2, drain={"timeout": "60s"}))
+        await leader.says('"running"')
+        lease = await get(nodes, *LEASE)
+        for jump in (5 * HOURS, -5 * HOURS):
+            pods = await serving(nodes, namespace, "timed", 2)
+            began = [asyncio.Event() for _ in pods]
+            running = [
+                asyncio.create_task(
+                    stream(
+                        http,
+                        f"http://{pod['status']['podIP']}:{labels.HTTP_PORT}/v1",
+                        f"{jump:g}",
+                        model=str(SMALL_MODEL["name"]),
+                        tokens=TOKENS,
+                        started=event,
+                    )
+                )
+                for pod, event in zip(pods, began, strict=True)
+            ]
+            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in began)), 30)
+            await asyncio.to_thread(nodes.kubectl, "scale", "dp/timed", "-n", namespace, "--replicas=1")
+
+            async def draining() -> bool:
+                return bool((await get(nodes, "dp", "timed", "-n", namespace))["status"].get("drainingReplicas") == 1)
+
+            await eventually(draining, what="one instance drains", interval=0.1)
+            clock.write_text(str(jump))
+            assert not any(task.done() for task in running), "the streams are too short for this test"
+            assert [(done.tokens, done.finished, done.error) for done in await asyncio.gather(*running)] == [
+                (TOKENS, True, None)
+            ] * 2
+            await serving(nodes, namespace, "timed", 1)
+            await asyncio.to_thread(nodes.kubectl, "scale", "dp/timed", "-n", namespace, "--replicas=2")
+        await serving(nodes, namespace, "timed", 2)
+        now = await get(nodes, *LEASE)
+        assert now["spec"]["holderIdentity"] == lease["spec"]["holderIdentity"]
+        assert now["spec"]["leaseTransitions"] == lease["spec"]["leaseTransitions"]
         assert complaints(leader) == []

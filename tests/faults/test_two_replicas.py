@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -184,9 +185,10 @@ async def test_takeovers_take_seconds(account: ControlPlane, namespace: str) -> 
 
 @pytest.mark.parametrize("ahead", [3 * 3600.0, -3 * 3600.0])
 async def test_clocks_hours_apart_neither_keep_nor_lose_the_lease(
-    account: ControlPlane, namespace: str, ahead: float
+    account: ControlPlane, namespace: str, tmp_path: Path, ahead: float
 ) -> None:
-    async with operator(account, "skewed", namespace, *UNHURRIED, skew=ahead) as first:
+    (clock := tmp_path / "ahead").write_text(str(ahead))
+    async with operator(account, "skewed", namespace, *UNHURRIED, clock=clock) as first:
         await first.says('"running"')
         async with operator(account, "true", namespace, *UNHURRIED) as second:
             await second.says('"probes served"')

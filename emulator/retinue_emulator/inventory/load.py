@@ -169,7 +169,7 @@ def _root_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
 def _problem(error: ErrorDetails) -> str:
     # A bad key of a map is told apart from a bad value by a last part "[key]", which no reader needs.
     location = error["loc"][:-1] if error["loc"][-1:] == ("[key]",) else error["loc"]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    path = "".join(map(_step, location)).lstrip(".")
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key; {_remedy(error['loc'])}"
     if error["type"] == "missing":
@@ -178,6 +178,12 @@ def _problem(error: ErrorDetails) -> str:
         return f"{path}: is empty; add at least one entry"
     message = error["msg"].removeprefix("Value error, ")
     return f"{path}: {message}" if path else message
+
+
+def _step(part: int | str) -> str:
+    if isinstance(part, str) and part.isidentifier():
+        return f".{part}"
+    return f"[{part!r}]"
 
 
 def _remedy(location: tuple[int | str, ...]) -> str:
