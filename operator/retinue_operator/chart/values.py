@@ -82,6 +82,7 @@ _OPERATOR = Section(
         "sweepInterval": number("Seconds between two complete re-lists.", 300, 10),
         "logLevel": choice("Least severity that is logged.", "info", ("debug", "info", "warning", "error")),
         "logFormat": choice("Form of the log.", "json", ("json", "text")),
+        "debugPort": number("Port of the debug pages on the pod's loopback address; 0 for none.", 0, 0, 65535),
         "leaderElection": Section(
             "Times of the leader election, in seconds.",
             {
