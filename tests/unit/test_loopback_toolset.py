@@ -1,10 +1,19 @@
 """The cache key of the loopback binaries changes with everything that changes a binary, and with nothing else."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
-from retinue_emulator.loopback.toolset import CONTROL_PLANE_TOOLS, OPTIONAL_TOOLS, TOOLS, Tool, cache_key, module_files
+from retinue_emulator.loopback.toolset import (
+    CONTROL_PLANE_TOOLS,
+    OPTIONAL_TOOLS,
+    TOOLS,
+    GoModule,
+    Tool,
+    cache_key,
+    module_files,
+)
 
 FILES = {"etcd": {"go.mod": b"module a", "go.sum": b"sum"}}
 ETCD = TOOLS["etcd"]
@@ -40,6 +49,24 @@ def test_every_module_folder_pins_its_dependencies_and_the_version_that_the_tool
         files = module_files(tool.module)
         assert set(files) == {"go.mod", "go.sum", "toolset.go"}, tool.name
         assert f" v{tool.module.version}".encode() in files["go.mod"], tool.name
+
+
+def _required(module: GoModule) -> dict[str, str]:
+    text = module_files(module)["go.mod"].decode()
+    return dict(re.findall(r"^\t(\S+) (v\S+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("tool", ["prometheus", "helm4", "helm3"])
+def test_the_libraries_of_kubernetes_are_built_once_for_all(tool: str) -> None:
+    """Another version of one of these, and all that stands on it would be compiled again: minutes."""
+    own = _required((TOOLS | OPTIONAL_TOOLS)[tool].module)
+    of_kubernetes = _required(TOOLS["kube-apiserver"].module)
+    below = ("golang.org/x/net", "golang.org/x/sys", "golang.org/x/text", "google.golang.org/protobuf")
+    shared = {name for name in own if name in of_kubernetes and (name.startswith("k8s.io/") or name in below)}
+    assert {"k8s.io/client-go", "k8s.io/kube-openapi", *below} <= shared
+    # v0.0.0 stands for the module's own copy.
+    differing = {name: own[name] for name in shared if of_kubernetes[name] not in (own[name], "v0.0.0")}
+    assert differing == {}
 
 
 def test_a_build_never_modifies_go_mod_and_stamps_the_kubernetes_version() -> None:

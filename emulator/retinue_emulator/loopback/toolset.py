@@ -1,8 +1,9 @@
 """Which binaries the loopback control plane consists of, their versions and build flags, and their cache key.
 
 Versions and flags are chosen to equal those of other builds of the same binaries on a developer's machine, so that
-Go's own build cache serves both. Each module folder under `modules/` holds go.mod and go.sum, which pin every
-dependency by hash.
+Go's own build cache serves both. Prometheus and Helm are the newest versions that can be built with the dependencies of
+Kubernetes, so that what they share, which is most of them, is compiled once. Each module folder under `modules/` holds
+go.mod and go.sum, which pin every dependency by hash.
 """
 
 import hashlib
@@ -12,9 +13,9 @@ from importlib import resources
 
 KUBERNETES_VERSION = "1.37.1"
 ETCD_VERSION = "3.7.1"
-PROMETHEUS_VERSION = "0.314.0"
-HELM3_VERSION = "3.22.0"
-HELM4_VERSION = "4.3.1"
+PROMETHEUS_VERSION = "0.313.2"
+HELM3_VERSION = "3.21.4"
+HELM4_VERSION = "4.2.4"
 
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 _KUBERNETES_LDFLAGS = (
@@ -63,10 +64,13 @@ class Tool:
         ]
 
 
-_KUBERNETES = GoModule("kubernetes", KUBERNETES_VERSION, _KUBERNETES_LDFLAGS, ("selinux", "notest", "grpcnotrace"))
+_KUBERNETES_TAGS = ("selinux", "notest", "grpcnotrace")
+_KUBERNETES = GoModule("kubernetes", KUBERNETES_VERSION, _KUBERNETES_LDFLAGS, _KUBERNETES_TAGS)
 _ETCD = GoModule("etcd", ETCD_VERSION, "-s -w")
 # Only the Kubernetes service discovery is compiled in; the web UI is left out, the HTTP API is complete.
-_PROMETHEUS = GoModule("prometheus", PROMETHEUS_VERSION, "-s -w", ("netgo", "remove_all_sd", "enable_kubernetes_sd"))
+_PROMETHEUS = GoModule(
+    "prometheus", PROMETHEUS_VERSION, "-s -w", (*_KUBERNETES_TAGS, "remove_all_sd", "enable_kubernetes_sd")
+)
 
 # Helm 3 takes the Kubernetes version of `helm template` from the linker, Helm 4 from its own dependencies.
 _HELM3 = GoModule(

@@ -208,7 +208,7 @@ _PROMETHEUS = Section(
             "A small Prometheus of its own that scrapes Retinue only: for kind, demos and first steps.",
             {
                 "enabled": Value("Install it.", False),
-                "image": _image("prom/prometheus", "v3.14.0"),
+                "image": _image("prom/prometheus", "v3.13.2"),
                 "scrapeInterval": pattern("Time between two scrapes.", "5s", _DURATION),
                 "retention": pattern("How long samples are kept.", "6h", _DURATION),
                 "storage": pattern("Most that its emptyDir may hold.", "2Gi", _QUANTITY),
