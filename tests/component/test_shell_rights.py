@@ -18,7 +18,7 @@ from retinue_operator.metrics import Metrics
 from retinue_operator.source import Source
 
 from .manifests import decode_pool
-from .test_shell_runtime import POD_SPEC, Toy, prepare, running, tier
+from .toy import POD_SPEC, Toy, prepare, running, tier
 
 pytestmark = pytest.mark.component
 

@@ -25,7 +25,7 @@ from retinue_emulator.faultproxy import (
     Reset,
     Silence,
 )
-from retinue_emulator.loopback import ClusterAccess, ControlPlane, eventually
+from retinue_emulator.loopback import ClusterAccess, ControlPlane, LoopbackError, eventually
 
 from ..component.toy import Running, Toy, running, tier
 from .faultyserver import CRDS, Watches, faulty, no_watch, writes
@@ -242,15 +242,19 @@ async def test_an_etcd_that_is_killed_and_started_on_its_data_is_survived() -> N
             await op.settled()
             uids = {pod["metadata"]["uid"] for pod in (await op.get("pods"))["items"]}
             own.kill("etcd")
-            failed = op.runtime.metrics.sweeps.labels("incomplete")._value.get
 
-            async def noticed() -> bool:
-                return bool(failed() >= 1)
+            async def out() -> bool:
+                try:
+                    await op.kubectl("get", "--raw", "/readyz")
+                except LoopbackError:
+                    return True
+                return False
 
-            await eventually(noticed, what="a sweep fails", timeout=60)
+            await eventually(out, what="the API server is not ready")
             await own.start_component("etcd")
             await own.wait_ready()
             await op.kubectl("scale", "kvt/warm", "--replicas=3")
             await op.settled(replicas=3)
+            await op.sweeps(1)
             # What was there before was neither made again nor touched.
             assert uids <= {pod["metadata"]["uid"] for pod in (await op.get("pods"))["items"]}

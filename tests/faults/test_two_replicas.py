@@ -307,18 +307,18 @@ async def test_an_api_server_whose_time_jumps_disturbs_nothing(account: ControlP
     ):
         await first.says('"running"')
         await asyncio.to_thread(account.apply, servers(namespace, "warm", 2))
-        for ahead in (7200.0, -7200.0, 0.0):
+        for size, ahead in enumerate((7200.0, -7200.0, 0.0), start=3):
             proxy.calm()
             proxy.inject(SkewedDate(ahead), lambda request: not request.watch)
-            await wrote_something(account, namespace, first)
+            await wrote_something(account, namespace, first, size)
         assert first.process.returncode is None
         assert await asyncio.to_thread(holder, account) == "first"
 
 
-async def wrote_something(account: ControlPlane, namespace: str, leader: Operator) -> None:
-    """A change of the tier is answered by the leader."""
+async def wrote_something(account: ControlPlane, namespace: str, leader: Operator, size: int) -> None:
+    """Another size of the tier is answered by the leader."""
     before = len(writes(account, namespace, leader.name))
-    await asyncio.to_thread(account.kubectl, "scale", "kvt/warm", f"--replicas={3 + before % 3}", "-n", namespace)
+    await asyncio.to_thread(account.kubectl, "scale", "kvt/warm", f"--replicas={size}", "-n", namespace)
 
     async def probe() -> bool:
         return len(writes(account, namespace, leader.name)) > before

@@ -201,13 +201,21 @@ class _Engines:
 
 
 class _Page:
-    def __init__(self, running: int | None) -> None:
-        self._running = running
-        self.status = 404 if running is None else 200
+    """An answer with a text exposition; its own `content`, too."""
 
-    async def text(self) -> str:
-        """A text exposition."""
-        return f"vllm:num_requests_running {self._running}\nvllm:num_requests_waiting 0\n"
+    def __init__(self, running: int | None) -> None:
+        self.status = 404 if running is None else 200
+        self._left = f"vllm:num_requests_running {running}\nvllm:num_requests_waiting 0\n".encode()
+
+    @property
+    def content(self) -> Self:
+        """The body as a stream."""
+        return self
+
+    async def readany(self) -> bytes:
+        """What is left of the body."""
+        part, self._left = self._left, b""
+        return part
 
     async def __aenter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ import os
 import re
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,6 +58,11 @@ def test_a_document_with_one_thing_wrong(document: Any) -> None:
 @_EXAMPLES
 @given(NONSENSE.map(yaml.safe_dump) | st.text() | st.text(alphabet="-: []{}&*!|>'\"\n\tab1"))
 def test_any_text(text: str) -> None:
+    _read(text)
+
+
+@pytest.mark.parametrize("text", ["cluster: 2001-99-99", "count: " + "9" * 5000, "[" * 50_000])
+def test_what_the_parser_itself_stumbles_over(text: str) -> None:
     _read(text)
 
 

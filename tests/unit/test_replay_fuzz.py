@@ -121,3 +121,16 @@ def test_a_trace_with_one_thing_wrong(format: Format, tmp_path: Path, data: st.D
 )
 def test_any_bytes(tmp_path: Path, content: bytes) -> None:
     _read(tmp_path / "t", content)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"timestamp": ' + "9" * 5000 + "}", '{"requests": ' + "[" * 100_000, "TIMESTAMP\r\0"]
+)
+def test_what_a_parser_itself_stumbles_over(tmp_path: Path, text: str) -> None:
+    assert not _read(tmp_path / "t", text.encode())
+
+
+def test_a_gzip_file_with_a_hole(tmp_path: Path) -> None:
+    whole = bytearray(gzip.compress(_lines(_ROWS[Format.WEKA] * 50)))
+    whole[20:60] = bytes(40)
+    assert not _read(tmp_path / "t", bytes(whole))

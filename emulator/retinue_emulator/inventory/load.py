@@ -71,7 +71,8 @@ def parse_inventory(text: str, *, source: str = "inventory") -> Inventory:
     """
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Of the last two are a date that no calendar has, a number of thousands of digits, thousands of brackets.
         raise InventoryError(source, (f"is not YAML: {' '.join(str(error).split())}",)) from error
     if not isinstance(document, dict):
         raise InventoryError(source, ("must be a mapping with apiVersion, kind, cluster and racks",))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -162,7 +162,7 @@ def read_text(path: Path) -> str:
     if raw[:2] == _GZIP_MAGIC:
         try:
             raw = gzip.decompress(raw)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise TraceFormatError(path, 1, "", f"is not a whole gzip file: {error}") from error
     try:
         return raw.decode("utf-8-sig")
@@ -184,6 +184,8 @@ def json_rows(path: Path, text: str) -> Iterator[Row]:
             data = json.loads(line)
         except json.JSONDecodeError as error:
             raise TraceFormatError(path, number, "", f"is not JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:  # A number of thousands of digits, thousands of brackets.
+            raise TraceFormatError(path, number, "", f"cannot be read: {error}") from error
         if not isinstance(data, dict):
             raise TraceFormatError(path, number, "", "must be a JSON object")
         yield Row(path, number, data)
@@ -192,20 +194,27 @@ def json_rows(path: Path, text: str) -> Iterator[Row]:
 def _whole_object(text: str) -> dict[str, Json] | None:
     try:
         data = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 
 
 def csv_rows(path: Path, text: str, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, column -> text) for each record; the header must have all ``columns``."""
-    reader = csv.DictReader(io.StringIO(text))
-    header = reader.fieldnames or ()
+    # Python's own lines, so that any line end will do.
+    reader = csv.DictReader(text.splitlines())
+    try:
+        header = reader.fieldnames or ()
+    except csv.Error as error:
+        raise TraceFormatError(path, 1, "", f"is not CSV: {error}") from error
     for column in columns:
         if column not in header:
             raise TraceFormatError(path, 1, column, f"is missing from the header {','.join(header)}")
-    for record in reader:
-        for column in columns:
-            if record[column] is None:
-                raise TraceFormatError(path, reader.line_num, column, "is missing")
-        yield reader.line_num, {column: record[column] for column in columns}
+    try:
+        for record in reader:
+            for column in columns:
+                if record[column] is None:
+                    raise TraceFormatError(path, reader.line_num, column, "is missing")
+            yield reader.line_num, {column: record[column] for column in columns}
+    except csv.Error as error:
+        raise TraceFormatError(path, max(1, reader.line_num), "", f"is not CSV: {error}") from error

@@ -89,6 +89,8 @@ def _family(row: Row, seq: int) -> list[Session]:
         elif inner := entry.rows("requests"):
             children.append(_child(entry, inner, blank))
             seq += len(inner)
+    if not main:
+        raise row.error("requests", "must hold a request of the session itself, not only of sub-agents")
     sessions = [Session(id=name, parent=None, role=MAIN_ROLE, start=0.0, requests=_main_requests(main, children))]
     for child in children:
         first = child.turns[0].request
