@@ -28,6 +28,11 @@ _KEPT_LOGS = pytest.StashKey[list[Path]]()
 T = TypeVar("T")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: tests of a cluster mostly wait."""
+    return (os.cpu_count() or 1) + 1
+
+
 def _run(work: Coroutine[object, object, T]) -> T:
     """Runs a coroutine to its end in a loop of its own, without touching the loop that pytest-asyncio has set.
 

@@ -12,12 +12,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from retinue_emulator.checkout import find_checkout
 from retinue_emulator.loopback import LoopbackError
 from retinue_emulator.loopback.toolset import PROMETHEUS_VERSION
 from retinue_emulator.stages import Stages
 
 from . import bringup
 from .cluster import KindCluster
+from .images import build_images
 from .layout import TESTS, values
 from .machine import find_machine
 
@@ -49,6 +51,16 @@ def up(
         raise _failed(error) from error
     typer.echo(f"export KUBECONFIG={shlex.quote(str(cluster.access.kubeconfig))}")
     typer.echo(f"gateway: {cluster.gateway_url}", err=True)
+
+
+@app.command()
+def images() -> None:
+    """Build the images only, as `up` does before it makes the cluster, so that a later `up` finds them made."""
+    try:
+        machine = find_machine()
+        typer.echo(build_images(find_checkout().root, machine, Path(sys.executable)), nl=False)
+    except LoopbackError as error:
+        raise _failed(error) from error
 
 
 @app.command()
