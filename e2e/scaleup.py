@@ -12,7 +12,7 @@ from retinue_emulator.loopback.audit import AuditEvent, read_events
 from .manifests import Object
 from .world import World, condition
 
-STAGES = ("pods created", "placed", "scheduled", "container started", "engine ready")
+STAGES = ("pod made in its place", "scheduled", "container started", "engine ready")
 """In this order, each counted from the end of the one before; the first from the decision."""
 
 
@@ -40,17 +40,15 @@ def scale_up(world: World, namespace: str, pod: Object, decision: str) -> ScaleU
     scheduled = condition(pod, "PodScheduled")["lastTransitionTime"]
     ready = condition(pod, "Ready")["lastTransitionTime"]
     times = {
-        "pods created": created,
-        "placed": scheduled,
+        "pod made in its place": created,
         "scheduled": scheduled,
         "container started": status["containerStatuses"][0]["state"]["running"]["startedAt"],
         "engine ready": ready,
     }
     if world.kind is not None:
         writes = _writes(world.kind.audit_log, namespace, pod["metadata"]["name"], created)
-        # A pod is made by an apply that answers 201; the next one lifts its gate.
-        times["pods created"] = _first(w for w in writes if w.code == 201 and w.field_manager == "retinue")
-        times["placed"] = _first(w for w in writes if w.code == 200 and w.field_manager == "retinue")
+        # A pod is made by an apply that answers 201.
+        times["pod made in its place"] = _first(w for w in writes if w.code == 201 and w.field_manager == "retinue")
         times["scheduled"] = _first(w for w in writes if w.subresource == "binding")
         times["engine ready"] = _first(w for w in writes if w.subresource == "status" and not _before(w, ready))
     seconds, before = {}, _epoch(decision)
