@@ -60,10 +60,10 @@ class Access:
         """Raises GatewayError 401."""
         if self._tenants is None:
             return ANYBODY
-        token = bearer_token(headers.get("Authorization"))
-        tenant = None if token is None else self._tenants.value.find(token)
+        authorization = headers.get("Authorization")
+        tenant = self._tenants.value.named_by(authorization)
         if tenant is None:
-            what = "this token is not known" if token else "there is no token"
+            what = "this token is not known" if bearer_token(authorization) else "there is no token"
             raise GatewayError(
                 HTTPStatus.UNAUTHORIZED,
                 f"{what}: send one that the gateway's operators gave you as the header Authorization: Bearer TOKEN"

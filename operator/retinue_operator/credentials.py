@@ -6,8 +6,8 @@ from pathlib import Path
 
 import structlog
 
-from retinue.access.files import Rotating, RotatingFile, ServingCertificate, Unusable
-from retinue.access.tokens import TokenBook, bearer_token, read_token_lines
+from retinue.access.files import RotatingFile, Rotation, ServingCertificate
+from retinue.access.tokens import TokenBook, read_token_lines
 
 # The kubelet brings a changed Secret within about a minute; reading a few small files costs nothing.
 _REREAD_SECONDS = 5.0
@@ -24,8 +24,7 @@ class Credentials:
     def __init__(self, certificate: Path | None = None, key: Path | None = None, tokens: Path | None = None) -> None:
         self._certificate = ServingCertificate(certificate, key) if certificate and key else None
         self._tokens: RotatingFile[TokenBook[bool]] | None = RotatingFile(tokens, read_token_lines) if tokens else None
-        self._rotating: list[Rotating] = [part for part in (self._certificate, self._tokens) if part is not None]
-        self._complaints: dict[Rotating, str] = {}
+        self._rotation = Rotation(part for part in (self._certificate, self._tokens) if part is not None)
 
     @property
     def tls(self) -> ssl.SSLContext | None:
@@ -34,23 +33,18 @@ class Credentials:
 
     def may_scrape(self, authorization: str | None) -> bool:
         """Whether whoever sends this Authorization header may read /metrics."""
-        token = bearer_token(authorization)
-        return self._tokens is None or (token is not None and self._tokens.value.find(token) is not None)
+        return self._tokens is None or self._tokens.value.named_by(authorization) is not None
 
     async def keep_fresh(self) -> None:
         """Looks at all files again and again until cancelled; returns at once if there are none."""
-        while self._rotating:
+        while self._rotation.parts:
             await asyncio.sleep(_REREAD_SECONDS)
             self.refresh()
 
     def refresh(self) -> None:
         """Looks at all files once. Each new complaint is logged once."""
-        for part in self._rotating:
-            try:
-                if part.refresh():
-                    _LOG.info("credentials renewed", part=type(part).__name__)
-                self._complaints.pop(part, None)
-            except Unusable as error:
-                if self._complaints.get(part) != str(error):
-                    _LOG.warning("credentials not renewed, the old ones stay in use", error=str(error))
-                self._complaints[part] = str(error)
+        found = self._rotation.refresh()
+        for part in found.renewed:
+            _LOG.info("credentials renewed", part=part)
+        for complaint in found.complaints:
+            _LOG.warning("credentials not renewed, the old ones stay in use", error=complaint)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retinue.access.files import RotatingFile, ServingCertificate, Unusable, read_single_token
+from retinue.access.files import Refreshed, RotatingFile, Rotation, ServingCertificate, Unusable, read_single_token
 from retinue.access.tokens import BadTokens, bearer_token, read_tenants, read_token_lines
 
 from ..certificates import write_pair
@@ -84,6 +84,35 @@ def test_a_file_is_read_again_when_it_changed_and_what_was_good_stays_in_use(tmp
     with pytest.raises(Unusable, match=r"cannot read .*: No such file"):
         rotating.refresh()
     assert rotating.value.find(B)
+
+
+def test_all_files_are_looked_at_together_and_each_complaint_is_told_once(tmp_path: Path) -> None:
+    bad, good = tmp_path / "bad", tmp_path / "good"
+    bad.write_text(A)
+    good.write_text(B)
+    rotation = Rotation(RotatingFile(file, read_token_lines) for file in (bad, good))
+    assert rotation.refresh() == Refreshed((), ())
+    bad.write_text("short")
+    good.write_text(C)
+    found = rotation.refresh()
+    assert found.renewed == ("RotatingFile",)
+    assert len(found.complaints) == 1
+    assert "must be a text of 16 to 512" in found.complaints[0]
+    assert rotation.refresh() == Refreshed((), ())
+    bad.unlink()
+    assert "No such file" in rotation.refresh().complaints[0]
+    bad.write_text(A)
+    # It is as it was before the trouble, so nothing is new; the next trouble is told again.
+    assert rotation.refresh() == Refreshed((), ())
+    bad.unlink()
+    assert "No such file" in rotation.refresh().complaints[0]
+
+
+def test_a_header_names_the_holder_of_its_token() -> None:
+    book = read_token_lines(A)
+    assert book.named_by(f"Bearer {A}")
+    for header in (None, "", A, f"Basic {A}", f"Bearer {B}"):
+        assert book.named_by(header) is None
 
 
 def test_a_certificate_that_does_not_fit_its_key_leaves_the_old_pair_in_use(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ The kubelet replaces a mounted Secret by swapping a symbolic link, so contents a
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -80,6 +81,38 @@ class ServingCertificate:
             ) from None
         self._content = content
         return True
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What one look at the files has found. renewed: the classes of what is new in use; complaints: each new one once,
+    without any content of a file."""
+
+    renewed: tuple[str, ...]
+    complaints: tuple[str, ...]
+
+
+class Rotation:
+    """All that a process has from files, looked at together."""
+
+    def __init__(self, parts: Iterable[Rotating]) -> None:
+        self.parts = tuple(parts)
+        self._complaints: dict[Rotating, str] = {}
+
+    def refresh(self) -> Refreshed:
+        """Looks at all files once. What cannot be used is a complaint, and what was there stays."""
+        renewed: list[str] = []
+        complaints: list[str] = []
+        for part in self.parts:
+            try:
+                if part.refresh():
+                    renewed.append(type(part).__name__)
+                self._complaints.pop(part, None)
+            except Unusable as error:
+                if self._complaints.get(part) != str(error):
+                    complaints.append(str(error))
+                self._complaints[part] = str(error)
+        return Refreshed(tuple(renewed), tuple(complaints))
 
 
 def read_single_token(text: str) -> str:

@@ -63,6 +63,11 @@ class TokenBook(Generic[T]):
                 found = holder
         return found
 
+    def named_by(self, authorization: str | None) -> T | None:
+        """What the bearer token of an Authorization header stands for, None without one or for an unknown one."""
+        token = bearer_token(authorization)
+        return None if token is None else self.find(token)
+
 
 def bearer_token(authorization: str | None) -> str | None:
     """The token of an Authorization header, None if it has none or another scheme (RFC 6750 section 2.1)."""
