@@ -9,6 +9,7 @@ import aiohttp
 from retinue.api import labels
 from retinue.plan import Manifest
 from retinue.pool.snapshot import drains
+from retinue_operator.bodies import read_at_most
 
 # Requests that an engine runs or keeps waiting, by the names of notes/autoscaling.md 1.1.
 _GAUGES = (
@@ -45,22 +46,10 @@ async def _count(session: aiohttp.ClientSession, pod: Manifest) -> int | None:
         async with session.get(url, timeout=_TIMEOUT, allow_redirects=False) as answer:
             if answer.status != 200:
                 return None
-            exposition = await _bounded(answer)
+            exposition = await read_at_most(answer, _LARGEST_EXPOSITION)
             return None if exposition is None else requests_in(exposition.decode())
     except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
         return None
-
-
-async def _bounded(answer: aiohttp.ClientResponse) -> bytes | None:
-    """The body, None if it is larger than any engine's metrics."""
-    parts: list[bytes] = []
-    size = 0
-    while part := await answer.content.readany():
-        size += len(part)
-        if size > _LARGEST_EXPOSITION:
-            return None
-        parts.append(part)
-    return b"".join(parts)
 
 
 def requests_in(exposition: str) -> int | None:

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-_CHUNK = 65536
+from retinue_operator.bodies import read_at_most
+
 _CONNECT_SECONDS = 2.0
 _SHORTEST_SECRET = 6
 
@@ -136,7 +137,9 @@ class PrometheusClient:
             async with session.post(url, data=form, headers=headers, allow_redirects=False) as response:
                 if response.status in (401, 403):
                     raise Denied(f"{settings.url} refuses the credentials ({response.status})")
-                body = await _bounded(response, settings.max_bytes)
+                body = await read_at_most(response, settings.max_bytes)
+                if body is None:
+                    raise TooLarge(f"the answer is larger than {settings.max_bytes} bytes")
                 # Prometheus explains 400, 422 and 503 in JSON; anything else odd is not from it.
                 if response.status != 200 and not body.lstrip().startswith(b"{"):
                     raise BadAnswer(f"{settings.url} answered {response.status} without an explanation")
@@ -206,18 +209,6 @@ class PrometheusClient:
 def has_credentials(url: str) -> bool:
     """Whether an address holds a user or password, which would be seen wherever the address is shown."""
     return "@" in urlsplit(url).netloc
-
-
-async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_chunked(_CHUNK):
-        size += len(part)
-        if size > limit:
-            response.close()
-            raise TooLarge(f"the answer is larger than {limit} bytes")
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _points(data: Any) -> list[Point]:
