@@ -136,6 +136,15 @@ def set_cached_tokens(usage: dict[str, Any], cached: int) -> None:
     usage["prompt_tokens_details"] = {**(details if isinstance(details, dict) else {}), "cached_tokens": cached}
 
 
+def compact_json(value: dict[str, Any]) -> bytes:
+    """JSON without blanks, in UTF-8. Raises RecursionError if the value is nested too deeply."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, which JSON can write and UTF-8 cannot.
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
 def _count(found: object, name: str) -> int | None:
     """A number of tokens; None if it is missing or is none, because engines are not trusted more than clients."""
     value = found.get(name) if isinstance(found, dict) else None
@@ -178,12 +187,9 @@ def _encode(body: dict[str, Any], model: str | None) -> bytes:
     # Clients may address a role; engines know the name of the model only.
     named = body if model is None else {**body, "model": model}
     try:
-        return json.dumps(named, ensure_ascii=False, separators=(",", ":")).encode()
+        return compact_json(named)
     except RecursionError as error:
         raise _invalid_json("it is nested too deeply") from error
-    except UnicodeEncodeError:
-        # Half of a surrogate pair, which JSON can write and UTF-8 cannot.
-        return json.dumps(named, separators=(",", ":")).encode()
 
 
 def _prompt_tokens(endpoint: Endpoint, body: dict[str, Any]) -> int:

@@ -62,7 +62,7 @@ def bad_field(param: str, message: str) -> GatewayError:
     return GatewayError(HTTPStatus.BAD_REQUEST, message, code="invalid_value", param=param)
 
 
-_TYPES = {
+_TYPES: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
     HTTPStatus.NOT_FOUND: "not_found_error",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
@@ -71,4 +71,4 @@ _TYPES = {
 
 def _type(status: int) -> str:
     default = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    return next((name for known, name in _TYPES.items() if known == status), default)
+    return _TYPES.get(status, default)

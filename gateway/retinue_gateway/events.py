@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from retinue_gateway.calls import Usage, read_usage, set_cached_tokens
+from retinue_gateway.calls import Usage, compact_json, read_usage, set_cached_tokens
 
 # Escaped quotes in generated text cannot match: there the byte before the closing quote is a backslash.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -110,15 +110,7 @@ class EventStream:
             if not payload.get("choices"):
                 return b""
             del payload["usage"]
-        return b"data: " + _written(payload) + b"\n\n"
-
-
-def _written(payload: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        # Half of a surrogate pair, which JSON can write and UTF-8 cannot.
-        return json.dumps(payload, separators=(",", ":")).encode()
+        return b"data: " + compact_json(payload) + b"\n\n"
 
 
 def _after_last(separator: bytes, data: bytes) -> int:
