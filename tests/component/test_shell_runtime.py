@@ -12,7 +12,7 @@ from retinue.api.labels import MANAGED_BY, SPEC_HASH, TIER
 from retinue_emulator.loopback import ClusterAccess, ControlPlane, eventually
 from retinue_operator.source import Source
 
-from .toy import POD_SPEC, Toy, running, tier
+from .toy import POD_SPEC, Toy, running, still, tier
 
 pytestmark = pytest.mark.component
 
@@ -171,22 +171,11 @@ async def test_a_refused_object_shows_in_condition_and_event_and_is_not_tried_fo
             )
 
         await eventually(told, what="the event")
-        await quiet(toy)
+        await still(lambda: toy.reconciles, what="no more reconciles")
         toy.pod_spec = POD_SPEC
         await op.kubectl("annotate", "kvt/warm", "look=again")
         found = await op.settled()
         assert [condition["type"] for condition in found["status"]["conditions"]] == ["Ready"]
-
-
-async def quiet(toy: Toy) -> None:
-    """Passes when no reconcile has happened for a second."""
-
-    async def probe() -> bool:
-        before = toy.reconciles
-        await asyncio.sleep(1.0)
-        return toy.reconciles == before
-
-    await eventually(probe, what="no more reconciles")
 
 
 async def test_a_name_taken_by_somebody_else_is_not_taken_over(cluster: ClusterAccess, namespace: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from retinue_operator.preflight import Exit
 from retinue_operator.runtime import Runtime
 from retinue_operator.settings import Settings
 
-RBAC = Path(__file__).resolve().parents[2] / "deploy" / "rbac-operator.yaml"
+from .operatorprocess import RBAC
+
 POD_SPEC: Manifest = {
     "containers": [
         {"name": "tier", "image": "none", "resources": {"requests": {"cpu": "1000m", "memory": "1024Mi"}}},
@@ -192,3 +193,14 @@ async def running(
         toy.gate.set()
         runtime.stop()
         assert await task == Exit.OK
+
+
+async def still(count: Callable[[], float], *, what: str) -> None:
+    """Returns once a count has not changed for a second."""
+
+    async def probe() -> bool:
+        before = count()
+        await asyncio.sleep(1.0)
+        return count() == before
+
+    await eventually(probe, what=what)

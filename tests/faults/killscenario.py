@@ -32,7 +32,7 @@ racks:
     labels: {node-role: kill-store}
 """
 SPEED = 60.0
-CLASSES: dict[str, Manifest] = {
+_CLASSES: dict[str, Manifest] = {
     "kill-gpu": {"family": "GPU", "preset": "b200", "nodeSelector": {"node-role": "kill-gpu"}},
     "kill-store": {"family": "CPU", "nodeSelector": {"node-role": "kill-store"}},
 }
@@ -44,7 +44,7 @@ _KINDS = {"steady": 2, "busy": 2, "wide": 1}
 def node_classes() -> list[Manifest]:
     """Classes of the emulated nodes of this test alone."""
     notes = {"annotations": {"retinue.dev/time-scale": f"{SPEED:g}"}}
-    return [_object("NodeClass", "", name, spec, **notes) for name, spec in CLASSES.items()]
+    return [_object("NodeClass", "", name, spec, **notes) for name, spec in _CLASSES.items()]
 
 
 class User:

@@ -1,6 +1,5 @@
 """The operator behind a network and an API server that misbehave: it converges, does not hammer, and says what is."""
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from retinue_emulator.faultproxy import (
     Delay,
     Expire,
     Fault,
-    FaultProxy,
     HalfBody,
     LateAnswer,
     LoseEvents,
@@ -27,7 +25,7 @@ from retinue_emulator.faultproxy import (
 )
 from retinue_emulator.loopback import ClusterAccess, ControlPlane, LoopbackError, eventually
 
-from ..component.toy import Running, Toy, running, tier
+from ..component.toy import Running, Toy, running, still, tier
 from .faultyserver import CRDS, Watches, faulty, no_watch, writes
 
 pytestmark = pytest.mark.component
@@ -74,17 +72,6 @@ def failures(op: Running, reason: str) -> float:
     )
 
 
-async def quiet(proxy: FaultProxy, op: Running) -> None:
-    """Passes once nothing has been written for a second."""
-
-    async def probe() -> bool:
-        before = op.writes()
-        await asyncio.sleep(1.0)
-        return op.writes() == before
-
-    await eventually(probe, what=f"no more writes; {proxy.tally()}")
-
-
 @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.name)
 async def test_it_converges_under_faults_is_not_frantic_and_says_so(
     cluster: ClusterAccess, namespace: str, trouble: Trouble
@@ -114,7 +101,7 @@ async def test_it_converges_under_faults_is_not_frantic_and_says_so(
         proxy.calm()
         await op.kubectl("scale", "kvt/warm", "--replicas=2")
         await op.settled(replicas=2)
-        await quiet(proxy, op)
+        await still(op.writes, what=f"no more writes; {proxy.tally()}")
         pods = await op.get("pods")
         live = [pod["metadata"]["name"] for pod in pods["items"] if "deletionTimestamp" not in pod["metadata"]]
         assert live == ["warm-0", "warm-1"]
@@ -216,7 +203,7 @@ async def test_events_that_come_again_change_nothing(cluster: ClusterAccess, nam
             await op.kubectl("scale", "kvt/warm", f"--replicas={replicas}")
             await op.settled(replicas=replicas)
         assert rule.struck >= 8
-        await quiet(proxy, op)
+        await still(op.writes, what=f"no more writes; {proxy.tally()}")
         pods = {pod["metadata"]["name"] for pod in (await op.get("pods"))["items"]}
         cached = {pod["metadata"]["name"] for pod in op.runtime.cache.select("Pod", namespace)}
         assert cached == pods

@@ -14,7 +14,7 @@ from retinue.api import labels
 from retinue.plan import Manifest
 from retinue_emulator.loopback import ClusterAccess, ControlPlane, eventually
 
-from ..component.manifests import SMALL_MODEL
+from ..component.manifests import SMALL_MODEL, decode_pool
 from ..component.operatorprocess import LEASE, UNHURRIED, Operator, operator
 from ..component.traffic import stream
 from .emulatednodes import emulated_nodes
@@ -51,29 +51,12 @@ async def nodes(cluster: ClusterAccess, tmp_path: Path) -> AsyncIterator[Control
     """Two racks of two nodes each."""
     if not isinstance(cluster, ControlPlane):
         pytest.skip("the API server of RETINUE_KUBECONFIG shows no audit log")
-    async with emulated_nodes(cluster, tmp_path, INVENTORY, SPEED):
-        cluster.apply(NODE_CLASS)
-        try:
-            yield cluster
-        finally:
-            cluster.kubectl("delete", "nodeclass", CLASS)
+    async with emulated_nodes(cluster, tmp_path, INVENTORY, SPEED, [NODE_CLASS]):
+        yield cluster
 
 
 def pool(namespace: str, name: str, replicas: int, **spec: Any) -> Manifest:
-    return {
-        "apiVersion": "retinue.dev/v1alpha1",
-        "kind": "DecodePool",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "serves": "PrefillAndDecode",
-            "model": SMALL_MODEL,
-            "engine": {"type": "Simulated"},
-            "nodeClasses": [CLASS],
-            "replicas": replicas,
-            "drain": {"timeout": "10s"},
-            **spec,
-        },
-    }
+    return decode_pool(namespace, name, replicas, **{"nodeClasses": [CLASS], "drain": {"timeout": "10s"}, **spec})
 
 
 async def get(cluster: ClusterAccess, *arguments: str) -> Manifest:

@@ -19,7 +19,7 @@ from retinue_operator.client import KubeClient
 
 from .emulatednodes import emulated_nodes
 from .faultyserver import faulty
-from .killscenario import CLASSES, INVENTORY, SPEED, STEADY, User, all_gone, converged, node_classes
+from .killscenario import INVENTORY, SPEED, STEADY, User, all_gone, converged, node_classes
 from .lives import deaths, lives
 from .outsideview import OutsideView
 
@@ -36,12 +36,8 @@ async def nodes(cluster: ControlPlane, tmp_path: Path) -> AsyncIterator[None]:
     """Emulated nodes and their classes, with nothing of other tests on them."""
     if not isinstance(cluster, ControlPlane):
         pytest.skip("needs an API server whose key is ours to use")
-    async with emulated_nodes(cluster, tmp_path, INVENTORY, SPEED):
-        cluster.apply(*node_classes())
-        try:
-            yield
-        finally:
-            cluster.kubectl("delete", "nodeclass", *CLASSES, "--ignore-not-found")
+    async with emulated_nodes(cluster, tmp_path, INVENTORY, SPEED, node_classes()):
+        yield
 
 
 @pytest.mark.usefixtures("nodes")
