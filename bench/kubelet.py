@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from bench.apiserver import STRATEGIC, Api
-from bench.objects import GPU, PER_NODE, Manifest, running
+from bench.objects import GPU, PER_NODE, Manifest, is_ready, running
 
 # (type, object): told of every pod event after it was looked at here.
 Listener = Callable[[str, Manifest], None]
@@ -102,11 +102,6 @@ class BulkKubelet:
             await self._api.send("POST", f"{path}/binding", binding)
         else:
             await self._api.send("PATCH", f"{path}/status", {"status": running(pod, _ADDRESS, wire_now())}, STRATEGIC)
-
-
-def is_ready(pod: Manifest) -> bool:
-    """Whether its condition Ready is True."""
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
 def wire_now() -> str:

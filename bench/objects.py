@@ -66,8 +66,6 @@ def pool(namespace: str, name: str, replicas: int, pods: int, devices: int) -> M
 
 def running(pod: Manifest, address: str, now: str) -> Manifest:
     """The status of a pod whose containers run and are ready."""
-    names = [container["name"] for container in pod["spec"]["containers"]]
-    state = {"running": {"startedAt": now}}
     return {
         "phase": "Running",
         "podIP": address,
@@ -77,44 +75,37 @@ def running(pod: Manifest, address: str, now: str) -> Manifest:
             {"type": kind, "status": "True", "lastTransitionTime": now}
             for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
         ],
-        "containerStatuses": [
-            {
-                "name": name,
-                "ready": True,
-                "started": True,
-                "restartCount": 0,
-                "image": "",
-                "imageID": "",
-                "state": state,
-            }
-            for name in names
-        ],
+        "containerStatuses": _containers(pod, {"running": {"startedAt": now}}),
     }
 
 
 def failed(pod: Manifest, now: str) -> Manifest:
     """The status of a pod whose containers have exited with 1."""
-    state = {"terminated": {"exitCode": 1, "reason": "Error", "startedAt": now, "finishedAt": now}}
-    names = [container["name"] for container in pod["spec"]["containers"]]
     return {
         "phase": "Failed",
         "conditions": [
             {"type": kind, "status": "False", "lastTransitionTime": now, "reason": "PodFailed"}
             for kind in ("ContainersReady", "Ready")
         ],
-        "containerStatuses": [
-            {
-                "name": name,
-                "ready": False,
-                "started": False,
-                "restartCount": 0,
-                "image": "",
-                "imageID": "",
-                "state": state,
-            }
-            for name in names
-        ],
+        "containerStatuses": _containers(
+            pod, {"terminated": {"exitCode": 1, "reason": "Error", "startedAt": now, "finishedAt": now}}
+        ),
     }
+
+
+def is_ready(found: Manifest) -> bool:
+    """Whether the condition Ready of its status is True."""
+    conditions = found.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _containers(pod: Manifest, state: Manifest) -> list[Manifest]:
+    running = "running" in state
+    unread = {"restartCount": 0, "image": "", "imageID": ""}
+    return [
+        {"name": container["name"], "ready": running, "started": running, "state": state, **unread}
+        for container in pod["spec"]["containers"]
+    ]
 
 
 _SOME_TIME = "2026-01-01T00:00:00Z"

@@ -1,12 +1,13 @@
 """Writes the figures of the last runs into docs/performance.md, between its markers: only what was measured."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bench.report import RESULTS, command, number
+from bench.report import RESULTS, Figure, command, number
 
 PAGE = Path("docs/performance.md")
 _NAMES = ("plans", "gateway", "pools", "fleet", "replay")
@@ -25,21 +26,15 @@ def table(wire: dict[str, Any]) -> str:
         "| figure | value | target | yardstick in the same run | ratio |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for figure in wire["figures"]:
-        target = _target(figure)
-        beside = figure["yardstick_value"]
-        yardstick = "" if beside is None else f"{figure['yardstick']}: {number(beside)} {figure['unit']}"
-        ratio = "" if figure["ratio"] is None else f"{figure['ratio']:.2f}"
-        value = f"{number(figure['value'])} {figure['unit']}"
-        lines.append(f"| {figure['name']} | {value} | {target} | {yardstick} | {ratio} |")
+    for told in wire["figures"]:
+        # The rest of it follows from these.
+        figure = Figure(**{field.name: told[field.name] for field in fields(Figure)})
+        target = f"{figure.target}: {'met' if figure.met else '**missed**'}" if figure.target else ""
+        beside = figure.yardstick_value
+        yardstick = "" if beside is None else f"{figure.yardstick}: {number(beside)} {figure.unit}"
+        ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
+        lines.append(f"| {figure.name} | {number(figure.value)} {figure.unit} | {target} | {yardstick} | {ratio} |")
     return "\n".join(lines) + "\n"
-
-
-def _target(figure: dict[str, Any]) -> str:
-    if figure["most"] is None and figure["least"] is None:
-        return ""
-    bound = f"<= {figure['most']:g}" if figure["most"] is not None else f">= {figure['least']:g}"
-    return f"{bound}: {'met' if figure['met'] else '**missed**'}"
 
 
 def main(

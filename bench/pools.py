@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +22,7 @@ from retinue_emulator.loopback import eventually
 from retinue_emulator.loopback.components import SCHEDULER
 from retinue_emulator.loopback.health import raise_if_ended
 from retinue_emulator.loopback.process import ChildProcess
+from retinue_emulator.stages import Stage
 
 _TIMEOUT = 900.0
 _SERVER_FIELDS = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields")
@@ -87,34 +89,41 @@ async def retinue(ground: Ground, wanted: Sequence[Manifest], pods: int, profile
         with ground.stages.stage("Retinue") as stage:
             # Leading, synced, watching.
             await asyncio.sleep(3)
-            before, events = await ground.counted(), await ground.events()
             cpu = operator.usage.cpu
-            began = time.monotonic()
-            creating = asyncio.create_task(create_pools(api, wanted))
-            while (missing := _unfinished(seen, wanted, pods)) is not None:
-                stage.update(missing)
-                if time.monotonic() > began + _TIMEOUT:
-                    raise TimeoutError(f"Retinue did not finish: {missing}")
-                await seen.wait(operator.child)
-            seconds = seen.last - began
-            await creating
-            # Whatever it still writes counts, too.
-            await _quiet(seen)
-            after = await ground.counted()
+            missing = partial(_unfinished, seen, wanted, pods)
+            done = await _filled(ground, stage, operator.child, seen, create_pools(api, wanted), missing)
             used = operator.usage
-            stage.done(f"{seconds:.1f} s, {sum((after - before).values())} writes, CPU {used.cpu - cpu:.1f} s")
+            stage.done(f"{done.seconds:.1f} s, {done.total} writes, CPU {used.cpu - cpu:.1f} s")
         services = len(await api.items(f"/api/v1/namespaces/{namespace}/services"))
-        return Run(
-            seconds,
-            after - before,
-            await ground.events() - events,
-            pods + services + len(wanted),
-            Usage(used.cpu - cpu, used.resident, used.peak),
-        )
+        usage = Usage(used.cpu - cpu, used.resident, used.peak)
+        return replace(done, objects=pods + services + len(wanted), usage=usage)
     finally:
         for watch in watches:
             watch.cancel()
         await operator.stop()
+
+
+async def _filled(
+    ground: Ground,
+    stage: Stage,
+    child: ChildProcess,
+    seen: Watched,
+    create: Coroutine[Any, Any, None],
+    missing: Callable[[], str | None],
+) -> Run:
+    """The user creates until nothing is missing; what is written after that, until nothing changes, counts, too."""
+    before, events = await ground.counted(), await ground.events()
+    began = time.monotonic()
+    creating = asyncio.create_task(create)
+    while (text := missing()) is not None:
+        stage.update(text)
+        if time.monotonic() > began + _TIMEOUT:
+            raise TimeoutError(f"{stage.title} did not finish: {text}")
+        await seen.wait(child)
+    seconds = seen.last - began
+    await creating
+    await _quiet(seen)
+    return Run(seconds, await ground.counted() - before, await ground.events() - events, len(seen.pods))
 
 
 def _unfinished(seen: Watched, wanted: Sequence[Manifest], pods: int) -> str | None:
@@ -263,26 +272,20 @@ async def _main(report: Report, pools: int, instances: int, pods: int, sets: int
 
 async def _lws(ground: Ground, sets: int, instances: int, pods: int) -> Run:
     total = sets * instances * pods
+
+    def missing() -> str | None:
+        return f"{len(seen.pods)} of {total} pods" if len(seen.pods) < total else None
+
     async with LeaderWorkerSets.running(ground) as manager:
         seen = Watched(set(), {}, asyncio.Event())
         watch = asyncio.create_task(ground.api.watch("/api/v1/namespaces/lws/pods", seen.pod))
         try:
             with ground.stages.stage("LeaderWorkerSet") as stage:
                 await asyncio.sleep(2)
-                before, events = await ground.counted(), await ground.events()
-                began = time.monotonic()
-                creating = asyncio.create_task(manager.create("lws", sets, instances, pods))
-                while len(seen.pods) < total:
-                    stage.update(f"{len(seen.pods)} of {total} pods")
-                    if time.monotonic() > began + _TIMEOUT:
-                        raise TimeoutError(f"LeaderWorkerSet did not finish: {len(seen.pods)} of {total} pods")
-                    await seen.wait(manager.child)
-                seconds = seen.last - began
-                await creating
-                await _quiet(seen)
-                after = await ground.counted()
-                stage.done(f"{seconds:.1f} s, {sum((after - before).values())} writes")
-            return Run(seconds, after - before, await ground.events() - events, total)
+                creating = manager.create("lws", sets, instances, pods)
+                done = await _filled(ground, stage, manager.child, seen, creating, missing)
+                stage.done(f"{done.seconds:.1f} s, {done.total} writes")
+            return done
         finally:
             watch.cancel()
 

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, field
 
 from bench.apiserver import MERGE, STRATEGIC, Api
-from bench.kubelet import BulkKubelet, is_ready, wire_now
-from bench.objects import GROUP, POOLS, Manifest, failed
+from bench.kubelet import BulkKubelet, wire_now
+from bench.objects import GROUP, POOLS, Manifest, failed, is_ready
 from retinue_emulator.loopback import eventually
 
 _PATIENCE = 30.0

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.machine import usage
+from bench.objects import is_ready
 from bench.report import Figure, Out, Report, Strict, command, quantile, stages
 from retinue_emulator.demo import scenario
 from retinue_emulator.demo.parts import GATEWAY, NODE_PLUGIN, OPERATOR
@@ -135,19 +136,13 @@ async def _apply(stack: Stack, progress: Stages, speed: float) -> None:
             pools = await asyncio.to_thread(
                 stack.access.get, "prefillpools,decodepools,kvcachetiers", "-n", scenario.NAMESPACE
             )
-            waiting = [item["metadata"]["name"] for item in pools["items"] if not _ready(item)]
+            waiting = [item["metadata"]["name"] for item in pools["items"] if not is_ready(item)]
             if len(pools["items"]) >= 5 and not waiting:
                 break
             if stage.seconds > _READY_SECONDS:
                 raise TimeoutError(f"not Ready after {_READY_SECONDS:g} s: {', '.join(waiting)}")
             stage.update(f"waiting for {', '.join(waiting) or 'the pools to be made'}")
             await asyncio.sleep(0.5)
-
-
-def _ready(item: dict[str, object]) -> bool:
-    status = item.get("status")
-    conditions = status.get("conditions", []) if isinstance(status, dict) else []
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 if __name__ == "__main__":

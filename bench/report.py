@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from retinue_emulator.replay import records
 from retinue_emulator.stages import Stages
 
 RESULTS = Path("build/bench")
@@ -73,11 +74,12 @@ class Report:
         path = out or RESULTS / f"{self.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         figures = [{**asdict(f), "ratio": f.ratio, "met": f.met} for f in self.figures]
-        wire = {"name": self.name, "machine": machine(), "facts": self.facts, "figures": figures}
+        where = machine()
+        wire = {"name": self.name, "machine": where, "facts": self.facts, "figures": figures}
         path.write_text(json.dumps(wire, indent=2, default=str) + "\n", encoding="utf-8")
         console = Console(width=max(120, Console().width) if not sys.stdout.isatty() else None)
         console.print(self.table())
-        console.print("; ".join(f"{key}: {value}" for key, value in {**machine(), **self.facts}.items()), markup=False)
+        console.print("; ".join(f"{key}: {value}" for key, value in {**where, **self.facts}.items()), markup=False)
         console.print(f"written to {path}", markup=False)
         if strict and any(figure.met is False for figure in self.figures):
             raise typer.Exit(1)
@@ -115,11 +117,10 @@ def machine() -> dict[str, object]:
 
 def quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` of the values do not exceed (nearest rank)."""
-    if not values:
+    found = records.quantile([(value, 1) for value in values], share)
+    if found is None:
         raise ValueError("no values were measured")
-    ordered = sorted(values)
-    rank = -(-int(share * 1_000_000) * len(ordered) // 1_000_000)
-    return ordered[max(0, min(len(ordered), rank) - 1)]
+    return found
 
 
 def stages() -> Stages:
