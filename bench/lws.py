@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import hashlib
 import json
 import os
 import platform
@@ -16,18 +15,20 @@ import yaml
 
 from bench.apiserver import many
 from bench.ground import Ground
+from retinue_emulator.loopback.build import build, write_module
 from retinue_emulator.loopback.health import wait_healthy
 from retinue_emulator.loopback.locate import cache_root
 from retinue_emulator.loopback.ports import HOST, pick_ports
 from retinue_emulator.loopback.process import ChildProcess
 from retinue_emulator.loopback.progress import standard_reporter
 from retinue_emulator.loopback.toolchain import find_go
+from retinue_emulator.loopback.toolset import GoModule, Tool, cache_key
 from retinue_emulator.stages import Stages
 
 VERSION = "0.9.0"
 _PACKAGE = "sigs.k8s.io/lws"
 _MODULE = Path(__file__).parent / "modules" / "lws"
-_FLAGS = ("-mod=readonly", "-trimpath", "-ldflags", "-s -w")
+_TOOL = Tool("lws", GoModule("lws", VERSION, "-s -w"), f"{_PACKAGE}/cmd")
 _GROUP = "/apis/leaderworkerset.x-k8s.io/v1"
 # Only pods of LeaderWorkerSets pass its webhooks, as its release configures them.
 _ITS_PODS = {"matchExpressions": [{"key": "leaderworkerset.sigs.k8s.io/name", "operator": "Exists"}]}
@@ -35,37 +36,16 @@ _ITS_PODS = {"matchExpressions": [{"key": "leaderworkerset.sigs.k8s.io/name", "o
 
 async def ensure(stages: Stages) -> tuple[Path, Path]:
     """The manager's binary and the folder of its sources; builds it when this version is not in the cache (minutes)."""
-    files = {name: (_MODULE / name).read_bytes() for name in ("go.mod", "go.sum", "toolset.go")}
-    digest = hashlib.sha256(f"{platform.machine()} {VERSION} {_FLAGS}".encode())
-    for name, content in sorted(files.items()):
-        digest.update(name.encode() + content)
-    cache = cache_root(os.environ).parent / "bench" / f"lws-{VERSION}-{digest.hexdigest()[:12]}"
+    files = {path.name: path.read_bytes() for path in _MODULE.iterdir()}
+    key = cache_key([_TOOL], {_TOOL.module.name: files}, platform.machine())
+    cache = cache_root(os.environ).parent / "bench" / f"lws-{VERSION}-{key}"
     binary = cache / "lws"
     with standard_reporter() as reporter:
         go = await find_go(os.environ, cache_root(os.environ), reporter)
-    module = cache / "module"
-    module.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (module / name).write_bytes(content)
+    module = write_module(files, cache / "module")
     if not binary.is_file():
         with stages.stage(f"building LeaderWorkerSet v{VERSION} (once, minutes)") as stage:
-            unfinished = cache / ".lws.building"
-            argv = ["build", *_FLAGS, "-v", "-o", str(unfinished), f"{_PACKAGE}/cmd"]
-            log = cache / "build.log"
-            child = ChildProcess.spawn(
-                "go", ["nice", "-n", "19", str(go.path), *argv], log=log, cwd=module, env=go.environ
-            )
-            try:
-                while (code := child.exit_code()) is None:
-                    stage.update(child.log_tail(1, limit=512))
-                    await asyncio.sleep(0.25)
-            except BaseException:
-                await child.stop(grace=0)
-                raise
-            if code != 0:
-                raise RuntimeError(f"the build of LeaderWorkerSet failed, see {log}: {child.log_tail(3)}")
-            # Only a complete binary ever has the final name.
-            unfinished.replace(binary)
+            await build(_TOOL, go, module=module, binary=binary, logs=cache, update=stage.update)
     listed = await asyncio.create_subprocess_exec(
         *(str(go.path), "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", _PACKAGE),
         cwd=module,

@@ -15,7 +15,7 @@ from .locate import Search, cache_root, current_search, find_all
 from .process import ChildProcess, require_linux
 from .progress import Reporter, standard_reporter
 from .toolchain import GoToolchain, find_go
-from .toolset import OPTIONAL_TOOLS, TOOLS, GoModule, Tool, module_files
+from .toolset import OPTIONAL_TOOLS, TOOLS, Tool, module_files
 
 _UPDATE_SECONDS = 0.25
 # The binaries themselves take 0.5 GB; a first build also fills Go's caches, which may be elsewhere.
@@ -78,8 +78,12 @@ async def _build_missing(
             raise _no_space(search.cache)
         go = await find_go(search.environ, cache_root(search.environ), reporter)
         for number, name in enumerate(missing, start=1):
-            reporter.begin(f"building {name} {tools[name].module.version} ({number} of {len(missing)})")
-            await _build(tools[name], go, search, reporter)
+            tool = tools[name]
+            reporter.begin(f"building {name} {tool.module.version} ({number} of {len(missing)})")
+            # Go reads a copy of the module, so that an installed package or a checkout is never written to.
+            module = write_module(module_files(tool.module), search.cache / "modules" / tool.module.name)
+            logs = search.cache / "logs"
+            await build(tool, go, module=module, binary=search.bin / name, logs=logs, update=reporter.update)
             reporter.end()
 
 
@@ -106,11 +110,16 @@ async def _build_lock(path: Path, reporter: Reporter) -> AsyncIterator[None]:
         yield
 
 
-async def _build(tool: Tool, go: GoToolchain, search: Search, reporter: Reporter) -> None:
-    # Go reads a copy of the module, so that an installed package or a checkout is never written to.
-    module = _write_module(tool.module, search.cache / "modules" / tool.module.name)
-    output = search.bin / f".{tool.name}.building"
-    log = search.cache / "logs" / f"{tool.name}.log"
+async def build(
+    tool: Tool, go: GoToolchain, *, module: Path, binary: Path, logs: Path, update: Callable[[str], None]
+) -> None:
+    """Builds a tool of the module folder into the file `binary`, which exists only once it is complete.
+
+    update: called four times a second with the last line of Go's output, all of which goes into a file in `logs`.
+    Raises LoopbackError.
+    """
+    output = binary.with_name(f".{binary.name}.building")
+    log = logs / f"{tool.name}.log"
     log.unlink(missing_ok=True)
     child = ChildProcess.spawn(
         "go", [str(go.path), *tool.build_arguments(str(output))], log=log, cwd=module, env=go.environ
@@ -118,7 +127,7 @@ async def _build(tool: Tool, go: GoToolchain, search: Search, reporter: Reporter
     try:
         while (code := child.exit_code()) is None:
             last = child.log_tail(1, limit=512)
-            reporter.update(last.removeprefix("go: "))
+            update(last.removeprefix("go: "))
             await asyncio.sleep(_UPDATE_SECONDS)
     except BaseException:
         await child.stop(grace=0)
@@ -126,13 +135,13 @@ async def _build(tool: Tool, go: GoToolchain, search: Search, reporter: Reporter
     if code != 0:
         output.unlink(missing_ok=True)
         raise explain_failure(tool, code, child.log_tail(200), log)
-    # Only a complete binary ever has the final name.
-    output.replace(search.bin / tool.name)
+    output.replace(binary)
 
 
-def _write_module(module: GoModule, folder: Path) -> Path:
+def write_module(files: Mapping[str, bytes], folder: Path) -> Path:
+    """Writes the files of a module, by name, into a folder; the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in module_files(module).items():
+    for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
 
