@@ -46,11 +46,8 @@ def scale_up(world: World, namespace: str, pod: Object, decision: str) -> ScaleU
         "engine ready": ready,
     }
     if world.kind is not None:
-        writes = _writes(world.kind.audit_log, namespace, pod["metadata"]["name"], created)
-        # A pod is made by an apply that answers 201.
-        times["pod made in its place"] = _first(w for w in writes if w.code == 201 and w.field_manager == "retinue")
-        times["scheduled"] = _first(w for w in writes if w.subresource == "binding")
-        times["engine ready"] = _first(w for w in writes if w.subresource == "status" and not _before(w, ready))
+        log = world.kind.audit_log
+        times |= written(log, namespace, pod["metadata"]["name"], created, ready)
     seconds, before = {}, _epoch(decision)
     for stage in STAGES:
         now = max(_epoch(times[stage]), before)
@@ -59,25 +56,48 @@ def scale_up(world: World, namespace: str, pod: Object, decision: str) -> ScaleU
     return ScaleUp(pod["metadata"]["labels"]["retinue.dev/instance"], seconds)
 
 
-def _writes(log: Path, namespace: str, pod: str, since: str) -> list[AuditEvent]:
-    """Successful writes of a pod since a time, oldest first."""
-    return [
+def written(log: Path, namespace: str, pod: str, created: str, ready: str) -> dict[str, str]:
+    """When the API server was asked for three of the stages; `created` and `ready` are what the pod itself says.
+
+    A request comes before the second that its object names as that of its making, if only by a moment: so the pod's
+    making is the last request for it that came no later than that second. Raises LookupError when one is missing.
+    """
+    writes = [
         event
         for event in read_events(log)
-        if (event.resource, event.namespace, event.name) == ("pods", namespace, pod)
-        and event.code < 300
-        and not _before(event, since)
+        if (event.resource, event.namespace, event.name) == ("pods", namespace, pod) and event.code < 300
     ]
+    # A pod is made by an apply that answers 201.
+    made = max(
+        (
+            w.time
+            for w in writes
+            if w.code == 201 and w.field_manager == "retinue" and _second(w.time) <= _second(created)
+        ),
+        default="",
+    )
+    if not made:
+        raise LookupError(f"none of {len(writes)} writes of pod {namespace}/{pod} in {log} made it at {created}")
+    later = [w for w in writes if w.time > made]
+    return {
+        "pod made in its place": made,
+        "scheduled": _first((w for w in later if w.subresource == "binding"), pod, "binds"),
+        "engine ready": _first(
+            (w for w in later if w.subresource == "status" and _second(w.time) >= _second(ready)), pod, "shows as ready"
+        ),
+    }
 
 
-def _before(event: AuditEvent, second: str) -> bool:
-    """Whether the event is older than a time of a status, which is without fractions of a second."""
-    return event.time < second.removesuffix("Z")
+def _second(time: str) -> str:
+    """A time without fractions of a second and zone, which statuses have in whole seconds; sorts like the time."""
+    return time[: len("2026-01-01T00:00:00")]
 
 
-def _first(writes: Iterable[AuditEvent]) -> str:
-    """When the first of them came. Raises StopIteration when there is none."""
-    return next(write.time for write in writes)
+def _first(writes: Iterable[AuditEvent], pod: str, does: str) -> str:
+    """When the first of them came; LookupError when there is none."""
+    for write in writes:
+        return write.time
+    raise LookupError(f"no write in the audit log {does} pod {pod}")
 
 
 def _epoch(time: str) -> float:
