@@ -63,6 +63,10 @@ class Reason(_Explained):
     UNKNOWN_PRESET = "UnknownPreset", "spec.preset is not in the catalogue; the message names the nearest."
     UNKNOWN_MODEL = "UnknownModel", "spec.model.name is not in the catalogue; the message names the nearest."
     UNKNOWN_OPTION = "UnknownOption", "spec.engine.args has an option that the engine does not know."
+    WRONG_POD_TEMPLATE = (
+        "WrongPodTemplate",
+        "spec.podTemplate has a field of the wrong type, so it cannot be merged into a pod; the message names it.",
+    )
     # node classes
     NODES_FOUND = "NodesFound", "The class has usable nodes."
     NO_NODES = "NoNodes", "No node carries the class's labels."

@@ -11,6 +11,7 @@ from retinue.kvcachetier.snapshot import ServerView, TierSnapshot
 from retinue.nodeclass.nodes import Node
 from retinue.placement.capacity import MEMORY
 from retinue.plan import Apply, Delete, Plan, earliest
+from retinue.podtemplate import wrong_template
 from retinue.transitions import transitions
 
 _GOOD = {ConditionType.READY: True, ConditionType.VALID: True, ConditionType.DEGRADED: False}
@@ -95,6 +96,8 @@ def _valid(snapshot: TierSnapshot) -> Finding:
         error = snapshot.class_error or f"NodeClass {spec.node_class} does not exist"
         message = f"spec.nodeClass: {error}: create it or correct the field"
         return Finding(ConditionType.VALID, False, Reason.NODE_CLASS_MISSING, message)
+    if (wrong := wrong_template(spec.pod_template)) is not None:
+        return Finding(ConditionType.VALID, False, Reason.WRONG_POD_TEMPLATE, wrong)
     return Finding(ConditionType.VALID, True, Reason.ACCEPTED, "")
 
 

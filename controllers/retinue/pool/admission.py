@@ -7,6 +7,7 @@ from retinue.api.kvcachetier import Medium
 from retinue.catalog.load import UnknownModel, model
 from retinue.conditions import ConditionType, Finding, Reason, find
 from retinue.engines.launch import unknown_option, unsupported
+from retinue.podtemplate import wrong_template
 from retinue.pool.shape import InstanceShape, Misfit, instance_shape
 from retinue.pool.snapshot import PoolSnapshot
 
@@ -30,7 +31,7 @@ class Admission:
 def admit(snapshot: PoolSnapshot) -> Admission:
     """Runs the checks; the first that fails names the reason."""
     cache = _cache(snapshot)
-    invalid = _engine(snapshot) or _model(snapshot) or _unserved_fields(snapshot)
+    invalid = _engine(snapshot) or _model(snapshot) or _unserved_fields(snapshot) or _template(snapshot)
     if invalid is not None:
         return Admission({}, invalid, cache)
     shapes, misfits = _shapes(snapshot)
@@ -68,6 +69,12 @@ def _unserved_fields(snapshot: PoolSnapshot) -> Finding | None:
             engine = snapshot.pool.spec.engine.type
             message = f"spec.{field}: {what} is not available with engine type {engine} yet: remove it"
             return Finding(ConditionType.VALID, False, Reason.NOT_SUPPORTED, message)
+    return None
+
+
+def _template(snapshot: PoolSnapshot) -> Finding | None:
+    if (wrong := wrong_template(snapshot.pool.spec.pod_template)) is not None:
+        return Finding(ConditionType.VALID, False, Reason.WRONG_POD_TEMPLATE, wrong)
     return None
 
 
