@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import yaml
 from kubernetes.aio.client.configuration import Configuration
@@ -37,7 +39,18 @@ class Access:
         return f"kubeconfig {self._default()}"
 
     async def load(self) -> Configuration:
-        """The credentials as they are now: tokens and files are read anew at every call. Raises AccessError."""
+        """The credentials as they are now: tokens and files are read anew at every call. Raises AccessError.
+
+        A proxy of the environment is part of them, so that no session needs to look for one at each request, in a
+        thread.
+        """
+        configuration = await self._load()
+        if configuration.proxy is None:
+            configuration.proxy = proxy_of_environment(str(configuration.host))
+        configuration.client_session_kwargs = {"trust_env": False}
+        return configuration
+
+    async def _load(self) -> Configuration:
         configuration = Configuration()
         try:
             if self.kubeconfig is None and os.environ.get(SERVICE_HOST_ENV_NAME):
@@ -56,6 +69,14 @@ class Access:
     def _default(self) -> Path:
         first = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
         return Path(first) if first else _DEFAULT_KUBECONFIG.expanduser()
+
+
+def proxy_of_environment(server: str) -> str | None:
+    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name for a server's address."""
+    url = urlsplit(server)
+    if not url.hostname or proxy_bypass(url.hostname):
+        return None
+    return getproxies().get(url.scheme)
 
 
 def authorization(configuration: Configuration) -> tuple[str | None, str | None]:

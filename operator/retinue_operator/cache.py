@@ -31,6 +31,7 @@ class Cache:
         self._indexed = tuple(indexed_labels)
         self._by_label: dict[tuple[str, str, str], set[_Name]] = defaultdict(set)
         self._by_owner: dict[str, set[tuple[str, _Name]]] = defaultdict(set)
+        self._by_node: dict[str, set[_Name]] = defaultdict(set)
         self._tombstones: OrderedDict[str, None] = OrderedDict()
         self._subscribers: list[Subscriber] = []
         self._views: dict[object, Any] = {}
@@ -60,6 +61,10 @@ class Cache:
         """Objects with an owner reference to that uid, ordered by kind, namespace and name."""
         found = self._by_owner.get(uid, ())
         return [self._objects[owned][name] for owned, name in sorted(found) if kind is None or owned == kind]
+
+    def pods_on(self, node: str) -> list[Manifest]:
+        """The pods that are bound to a node, ordered by namespace and name."""
+        return [self._objects["Pod"][name] for name in sorted(self._by_node.get(node, ()))]
 
     def count(self, kind: str) -> int:
         """How many objects of a kind there are."""
@@ -145,6 +150,8 @@ class Cache:
                 self._by_label[kind, label, labels[label]].add(name)
         for uid in _owners(manifest):
             self._by_owner[uid].add((kind, name))
+        if kind == "Pod" and (node := _node(manifest)):
+            self._by_node[node].add(name)
 
     def _unindex(self, kind: str, name: _Name, manifest: Manifest) -> None:
         labels = _labels(manifest)
@@ -153,6 +160,8 @@ class Cache:
                 _discard(self._by_label, (kind, label, labels[label]), name)
         for uid in _owners(manifest):
             _discard(self._by_owner, uid, (kind, name))
+        if kind == "Pod" and (node := _node(manifest)):
+            _discard(self._by_node, node, name)
 
     def _bury(self, uid: str) -> None:
         if not uid:
@@ -212,6 +221,11 @@ def _labels(manifest: Manifest) -> dict[str, str]:
 
 def _owners(manifest: Manifest) -> list[str]:
     return [owner["uid"] for owner in manifest["metadata"].get("ownerReferences") or []]
+
+
+def _node(pod: Manifest) -> str | None:
+    found: str | None = (pod.get("spec") or {}).get("nodeName")
+    return found
 
 
 def _discard(index: dict[Any, set[Any]], key: Any, member: Any) -> None:

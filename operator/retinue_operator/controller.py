@@ -18,6 +18,17 @@ from retinue_operator.settings import Settings
 EVERY = "*"
 # The same, but only those whose status says that an instance has found no place.
 WAITING = "?"
+_ON_NODE = "@"
+
+
+def on_node(kind: str, node: str) -> Key:
+    """Stands for the objects of that kind whose pods are bound to the node."""
+    return Key(kind, "", f"{_ON_NODE}{node}")
+
+
+def node_of(key: Key) -> str | None:
+    """The node of a key that `on_node` made; None for any other."""
+    return key.name.removeprefix(_ON_NODE) if key.name.startswith(_ON_NODE) else None
 
 
 # What is to be undone when the plan of the reconcile that runs here has been executed.
@@ -78,8 +89,9 @@ class Controller(Protocol):
     def keys_for(self, kind: str, obj: Manifest) -> Iterable[Key]:
         """Which objects of this controller's kind must be looked at when `obj` (of `kind`) changed or went.
 
-        `Key(kind, namespace, EVERY)` stands for all of them, WAITING for those that wait for room. Called for the old
-        and the new version; pure and fast.
+        `Key(kind, namespace, EVERY)` stands for all of them, WAITING for those that wait for room, `on_node` for those
+        with pods on a node. Called for the old and the new version, unless they differ in nothing that others look at;
+        pure and fast.
         """
         ...
 

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from retinue.conditions import ConditionType
+from retinue.nodeclass.nodes import node_from
 from retinue.plan import Key, Manifest
 from retinue_operator.cache import Cache
-from retinue_operator.controller import EVERY, WAITING, Controller
+from retinue_operator.controller import EVERY, WAITING, Controller, node_of
 from retinue_operator.resources import identity
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -23,11 +24,14 @@ class Dispatcher:
         self._add = add
 
     def changed(self, old: Manifest | None, new: Manifest | None) -> None:
-        """One object changed from `old` to `new`."""
-        for version in (old, new):
-            if version is not None:
-                for key in self._concerned(version):
-                    self._enqueue(key)
+        """One object changed from `old` to `new`; each key that this concerns is added once."""
+        versions = [version for version in (old, new) if version is not None]
+        concerned = dict.fromkeys(identity(version) for version in versions)
+        keys = [Key(*one) for one in concerned if one[0] in self._kinds]
+        if old is None or new is None or not alike_for_others(old, new):
+            keys += [key for version in versions for key in self._concerned(version)]
+        for one in dict.fromkeys(one for key in dict.fromkeys(keys) for one in self._expand(key)):
+            self._add(one, 0.0)
 
     def everything(self, spread: Callable[[], float] = lambda: 0.0) -> None:
         """Enqueues every object of every controller's kind, each delayed by `spread()` seconds."""
@@ -36,9 +40,7 @@ class Dispatcher:
                 self._add(key, spread())
 
     def _concerned(self, manifest: Manifest) -> Iterable[Key]:
-        kind, namespace, name = identity(manifest)
-        if kind in self._kinds:
-            yield Key(kind, namespace, name)
+        kind, _, name = identity(manifest)
         for controller in self._controllers:
             try:
                 yield from list(controller.keys_for(kind, manifest))
@@ -47,18 +49,33 @@ class Dispatcher:
                 # still looks at everything.
                 _LOG.exception("keys_for failed", controller=controller.kind, object_kind=kind, object_name=name)
 
-    def _enqueue(self, key: Key) -> None:
+    def _expand(self, key: Key) -> Iterable[Key]:
         if key.kind not in self._kinds:
             _LOG.error("no controller for key", key=str(key))
-            return
-        for one in self._expand(key):
-            self._add(one, 0.0)
-
-    def _expand(self, key: Key) -> Iterable[Key]:
+            return []
+        node = node_of(key)
+        if node is not None:
+            owners = (owner for pod in self._cache.pods_on(node) for owner in self._concerned(pod))
+            return [owner for owner in owners if owner.kind == key.kind and owner.name not in (EVERY, WAITING)]
         if key.name not in (EVERY, WAITING):
             return [key]
         found = self._cache.select(key.kind, key.namespace or None)
         return [Key(*identity(manifest)) for manifest in found if key.name == EVERY or _waits(manifest)]
+
+
+def alike_for_others(old: Manifest, new: Manifest) -> bool:
+    """Whether two versions of an object differ in nothing that other objects are planned from.
+
+    Of a Node, all that placement reads; of a NodeClass, all but its status, which follows the pods.
+    """
+    if new["kind"] == "Node":
+        return node_from(old) == node_from(new)
+    return new["kind"] == "NodeClass" and _without_status(old) == _without_status(new)
+
+
+def _without_status(manifest: Manifest) -> Manifest:
+    metadata = {key: value for key, value in manifest["metadata"].items() if key != "resourceVersion"}
+    return {**manifest, "metadata": metadata, "status": None}
 
 
 def _waits(manifest: Manifest) -> bool:

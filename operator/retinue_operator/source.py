@@ -255,7 +255,7 @@ class Source:
                 connector=aiohttp.TCPConnector(limit=0, ssl=login.as_ssl_context()),
                 headers={**login.as_http_headers(), "User-Agent": self._agent},
                 proxy=configuration.proxy,
-                trust_env=True,
+                trust_env=False,
                 trace_configs=[self._trace(main)],
             ),
             # Also makes each login a new one: kopf never takes back credentials that were refused once, although an

@@ -164,3 +164,27 @@ async def test_a_broken_kubeconfig_is_one_line_that_names_the_file(tmp_path: Pat
         await Access(broken).load()
     assert str(broken) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("excepted", [False, True])
+async def test_the_environments_proxy_is_asked_unless_the_server_is_excepted(
+    script: Script, monkeypatch: pytest.MonkeyPatch, excepted: bool
+) -> None:
+    asked: list[str] = []
+
+    async def forward(request: web.Request) -> web.Response:
+        asked.append(request.raw_path)
+        return web.json_response({"by": "proxy"})
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", forward)
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with TestServer(app) as proxy:
+        monkeypatch.setenv("http_proxy", str(proxy.make_url("/")))
+        monkeypatch.setenv("no_proxy", "127.0.0.1" if excepted else "example.org")
+        async with await KubeClient.connect(Access(script.kubeconfig)) as client:
+            answer = await client.get("Pod", "ns", "a")
+    assert (answer == {"by": "proxy"}) is not excepted
+    assert [path.startswith("http://127.0.0.1:") for path in asked] == ([] if excepted else [True])
+    assert len(script.requests) == (1 if excepted else 0)

@@ -8,10 +8,12 @@ from typing import Any, cast
 import pytest
 from pydantic import ValidationError
 
+from retinue.api import DecodePool
 from retinue.plan import Key, Manifest, Plan
 from retinue_operator.cache import Cache
 from retinue_operator.controller import EVERY, WAITING, World
 from retinue_operator.controllers import all_controllers
+from retinue_operator.controllers.pools import PoolController
 from retinue_operator.dispatch import Dispatcher
 from retinue_operator.health import Check, Heartbeat, report
 from retinue_operator.prometheus.client import PrometheusClient
@@ -39,6 +41,8 @@ class Mapped:
             yield Key(self.kind, obj["metadata"]["namespace"], EVERY)
         if kind == "KVCacheTier":
             yield Key(self.kind, obj["metadata"]["namespace"], WAITING)
+        if kind == "NodeClass":
+            yield Key(self.kind, "", EVERY)
 
     async def reconcile(self, key: Key, world: World) -> Plan | None:
         raise NotImplementedError
@@ -67,6 +71,55 @@ def test_a_child_that_moves_concerns_its_old_and_its_new_owner() -> None:
     cache.put(object_("Pod", "p", pool="a"))
     cache.put(object_("Pod", "p", version=2, pool="b"))
     assert added == ["ns/a", "ns/a", "ns/b"]
+
+
+def test_what_changes_twice_over_for_the_same_owner_is_added_once() -> None:
+    cache, added = dispatching()
+    cache.put(object_("Pod", "p", pool="a"))
+    added.clear()
+    cache.put({**object_("Pod", "p", version=2, pool="a"), "status": {"phase": "Running"}})
+    assert added == ["ns/a"]
+
+
+def test_a_status_of_a_class_and_a_heartbeat_of_a_node_concern_nobody_else() -> None:
+    cache, added = dispatching()
+    seen = {**object_("NodeClass", "c", namespace=""), "spec": {"family": "GPU"}, "status": {"nodes": 1}}
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    node = {**object_("Node", "n", namespace=""), "spec": {}, "status": {"conditions": [ready]}}
+    cache.put(seen)
+    cache.put(node)
+    added.clear()
+    later = object_("NodeClass", "c", namespace="", version=2)
+    cache.put({**later, "spec": {"family": "GPU"}, "status": {"nodes": 2}})
+    busy = {"conditions": [ready, {"type": "DiskPressure", "status": "True"}]}
+    cache.put({**object_("Node", "n", namespace="", version=2), "spec": {}, "status": busy})
+    assert added == []
+    cache.put({**later, "metadata": {**later["metadata"], "resourceVersion": "3"}, "spec": {"family": "CPU"}})
+    assert added == ["ns/a", "ns/b", "other/c"]
+    added.clear()
+    gone = {"conditions": [{**ready, "status": "False"}]}
+    cache.put({**object_("Node", "n", namespace="", version=3), "spec": {}, "status": gone})
+    assert added == ["ns/a", "ns/b", "other/c"]
+
+
+def test_a_node_concerns_the_pools_that_wait_and_those_with_pods_on_it() -> None:
+    cache = Cache()
+    added: list[str] = []
+    controllers = [PoolController(DecodePool, None)]
+    dispatcher = Dispatcher(controllers, cache, lambda key, _: added.append(f"{key.kind} {key.name}"))
+    for name, placed in (("there", "True"), ("elsewhere", "True"), ("waiting", "False")):
+        status = {"conditions": [{"type": "Placed", "status": placed}]}
+        cache.put({**object_("DecodePool", name), "status": status})
+        tags = {"retinue.dev/pool": name, "retinue.dev/pool-kind": "decode"}
+        cache.put({**object_("Pod", f"{name}-0", **tags), "spec": {"nodeName": f"node-{name}"}})
+    cache.subscribe(dispatcher.changed)
+    cache.put(object_("Node", "node-there", namespace=""))
+    assert set(added) == {"DecodePool waiting", "DecodePool there"}
+    cache.put(object_("Node", "node-elsewhere", namespace=""))
+    cache.remove(object_("Pod", "elsewhere-0", version=2))
+    added.clear()
+    cache.remove(object_("Node", "node-elsewhere", namespace="", version=2))
+    assert set(added) == {"DecodePool waiting"}
 
 
 def test_every_stands_for_all_objects_or_for_those_of_a_namespace() -> None:

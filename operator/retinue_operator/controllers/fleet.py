@@ -100,11 +100,7 @@ class FleetView:
         if some is None:
             return
         if some["kind"] == "Node":
-            self._sorted = None
-            if new is None:
-                self._nodes.pop(some["metadata"]["name"], None)
-            else:
-                self._nodes[some["metadata"]["name"]] = node_from(new)
+            self._node(some["metadata"]["name"], None if new is None else node_from(new))
         elif some["kind"] == "Pod":
             self._recount(_name(some))
         elif some["kind"] == TEMPLATE_KIND:
@@ -115,6 +111,16 @@ class FleetView:
             for pod in self._cache.select("Pod", some["metadata"].get("namespace", "")):
                 if some["metadata"]["name"] in template_names(pod.get("spec", {})):
                     self._recount(_name(pod))
+
+    def _node(self, name: str, node: Node | None) -> None:
+        """Takes over a node; what was worked out from the list of nodes stays where it reads the same as before."""
+        if self._nodes.get(name) == node:
+            return
+        self._sorted = None
+        if node is None:
+            del self._nodes[name]
+        else:
+            self._nodes[name] = node
 
     def _template(self, manifest: Manifest) -> None:
         self._templates[_name(manifest)] = template_from(manifest)

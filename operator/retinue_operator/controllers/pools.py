@@ -12,7 +12,7 @@ from retinue.plan import Key, Manifest, Plan, earliest
 from retinue.pool.plan import plan
 from retinue.pool.snapshot import Pool, PoolKind, PoolMetrics, PoolSnapshot, pod_view
 from retinue_operator.cache import Cache
-from retinue_operator.controller import EVERY, WAITING, World
+from retinue_operator.controller import EVERY, WAITING, World, on_node
 from retinue_operator.controllers.fleet import view_of
 from retinue_operator.controllers.inflight import in_flight
 from retinue_operator.controllers.measure import Measurer, metrics_interval, scope_of_pool
@@ -29,9 +29,9 @@ class PoolController:
         self._pool_kind = PoolKind.PREFILL if model is PrefillPool else PoolKind.DECODE
 
     def keys_for(self, kind: str, obj: Manifest) -> Iterable[Key]:
-        """Its pods, service and claim templates, tiers of its namespace, nodes and classes.
+        """Its pods, service and claim templates, tiers of its namespace, classes, and the nodes of its pods.
 
-        A pod that goes makes room for others.
+        A pod that goes and a node that changes may make room for others.
         """
         meta = obj["metadata"]
         tags, namespace = meta.get("labels", {}), meta.get("namespace", "")
@@ -42,7 +42,10 @@ class PoolController:
             yield Key(self.kind, "", WAITING)
         if kind == "KVCacheTier":
             yield Key(self.kind, namespace, EVERY)
-        if kind in ("Node", "NodeClass"):
+        if kind == "Node":
+            yield Key(self.kind, "", WAITING)
+            yield on_node(self.kind, meta["name"])
+        if kind == "NodeClass":
             yield Key(self.kind, "", EVERY)
 
     async def reconcile(self, key: Key, world: World) -> Plan | None:
