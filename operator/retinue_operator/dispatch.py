@@ -1,5 +1,6 @@
 """From a change of the cache to the keys to reconcile."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -9,7 +10,7 @@ from retinue.nodeclass.nodes import node_from
 from retinue.plan import Key, Manifest
 from retinue_operator.cache import Cache
 from retinue_operator.controller import EVERY, WAITING, Controller, node_of
-from retinue_operator.resources import identity
+from retinue_operator.resources import OWN_KINDS, identity
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -21,6 +22,7 @@ class Dispatcher:
         self._controllers = controllers
         self._kinds = {controller.kind for controller in controllers}
         self._cache = cache
+        self._waiting = cache.view(Waiting)
         self._add = add
 
     def changed(self, old: Manifest | None, new: Manifest | None) -> None:
@@ -57,10 +59,37 @@ class Dispatcher:
         if node is not None:
             owners = (owner for pod in self._cache.pods_on(node) for owner in self._concerned(pod))
             return [owner for owner in owners if owner.kind == key.kind and owner.name not in (EVERY, WAITING)]
-        if key.name not in (EVERY, WAITING):
-            return [key]
-        found = self._cache.select(key.kind, key.namespace or None)
-        return [Key(*identity(manifest)) for manifest in found if key.name == EVERY or _waits(manifest)]
+        if key.name == WAITING:
+            return self._waiting.keys(key.kind, key.namespace)
+        if key.name == EVERY:
+            return [Key(*identity(found)) for found in self._cache.select(key.kind, key.namespace or None)]
+        return [key]
+
+
+class Waiting:
+    """Which objects of a cache say that they have found no place for something; kept in step with it."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._keys: dict[str, set[Key]] = defaultdict(set)
+        for resource in OWN_KINDS:
+            for found in cache.select(resource.kind):
+                self._changed(None, found)
+        cache.subscribe(self._changed)
+
+    def keys(self, kind: str, namespace: str) -> list[Key]:
+        """Those of a kind, in one namespace or (empty) all, in order."""
+        found = (key for key in self._keys[kind] if namespace in ("", key.namespace))
+        return sorted(found, key=lambda key: (key.namespace, key.name))
+
+    def _changed(self, old: Manifest | None, new: Manifest | None) -> None:
+        some = new or old
+        if some is None:
+            return
+        key = Key(*identity(some))
+        if new is not None and _waits(new):
+            self._keys[key.kind].add(key)
+        else:
+            self._keys[key.kind].discard(key)
 
 
 def alike_for_others(old: Manifest, new: Manifest) -> bool:
