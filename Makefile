@@ -6,7 +6,7 @@
 #                        runs it on an existing cluster
 #   make soak            the long versions of tests that are bounded in make test, about an hour; SEED=n chooses another run
 #   make audit           known vulnerabilities of the packages that are used; exit code 3: no database could be reached
-#   make bench           programs that measure the product against named yardsticks (about an hour); BENCH=plans runs one
+#   make bench           programs that measure the product against named yardsticks (a quarter of an hour); BENCH=plans runs one
 #   make verify          formatting, types, import rules, generated files
 SHELL := /bin/bash
 PYTHON ?= python3
