@@ -46,8 +46,7 @@ def scale_up(world: World, namespace: str, pod: Object, decision: str) -> ScaleU
         "engine ready": ready,
     }
     if world.kind is not None:
-        log = world.kind.audit_log
-        times |= written(log, namespace, pod["metadata"]["name"], created, ready)
+        times |= written(world.kind.audit_log, namespace, pod["metadata"]["name"], created, ready)
     seconds, before = {}, _epoch(decision)
     for stage in STAGES:
         now = max(_epoch(times[stage]), before)

@@ -46,7 +46,7 @@ class Access:
         """
         configuration = await self._load()
         if configuration.proxy is None:
-            configuration.proxy = proxy_of_environment(str(configuration.host))
+            configuration.proxy = _proxy_of_environment(str(configuration.host))
         configuration.client_session_kwargs = {"trust_env": False}
         return configuration
 
@@ -71,7 +71,7 @@ class Access:
         return Path(first) if first else _DEFAULT_KUBECONFIG.expanduser()
 
 
-def proxy_of_environment(server: str) -> str | None:
+def _proxy_of_environment(server: str) -> str | None:
     """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name for a server's address."""
     url = urlsplit(server)
     if not url.hostname or proxy_bypass(url.hostname):
